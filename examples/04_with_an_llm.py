@@ -1,0 +1,88 @@
+"""With a language model: it explains and proposes, and nothing it says counts until measured.
+
+Name a model with ZSEI_LLM (any litellm name, such as `ollama/llama3.2` or `gpt-5-mini`). Without
+one, two scripted answers stand in, one of which contains a number that is wrong.
+"""
+
+# %% A small network whose second block does nothing.
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import zsei
+
+torch.manual_seed(0)
+
+
+class Block(nn.Module):
+    """A residual block."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
+        nn.init.normal_(self.down.weight, std=scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Network(nn.Module):
+    """Six residual blocks and a read-out."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(1e-6 if i == 1 else 0.2) for i in range(6))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+# %% The language model, or its script: first a reading of the flow, then a plan.
+reading = {
+    "text": (
+        "The block `blocks.1` hands on what it is given, so that little hangs on it. "
+        "At `blocks.0` the block_influence is 0.987654."
+    ),
+    "finding_ids": [],
+    "claims": [],
+}
+plan = {
+    "text": "The idle block first, then some neurons of its neighbour.",
+    "choices": [],
+    "variants": [
+        {
+            "strategy": "remove-layer",
+            "components": ["blocks.1"],
+            "fraction": 0.5,
+            "rationale": "It changes nothing that the output reads.",
+        },
+        {
+            "strategy": "prune-neurons",
+            "components": ["blocks.0/mlp"],
+            "fraction": 0.5,
+            "rationale": "Half of them may be spare.",
+        },
+    ],
+    "claims": [],
+}
+script = Path(tempfile.mkdtemp()) / "answers.json"
+script.write_text(json.dumps([reading, plan]), encoding="utf-8")
+llm = os.environ.get("ZSEI_LLM") or f"scripted:{script}"
+
+# %% The analysis. The gate's limits are settings; no answer can reach them.
+settings = zsei.Settings(llm=llm, samples=256, batch_size=32)
+record = zsei.analyze(Network(), torch.randn(512, 16), settings=settings)
+for said in record.interpretations:
+    print(f"[{said.agent}, {said.voice}; struck out: {said.struck}]\n{said.text}\n")
+for proposal, verdict in zip(record.proposals, record.verdicts, strict=True):
+    print(f"{proposal.source}: {proposal.strategy} at {', '.join(proposal.components)}")
+    print(f"  {proposal.rationale}\n  {verdict.reason}")
+for failure in record.failures:
+    print(f"failed: {failure.what} ({failure.why})")

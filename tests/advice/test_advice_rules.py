@@ -1,0 +1,172 @@
+"""The rule-based voice: plain, from the record, and never struck by its own check."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from advice.advice_records import HEADS, candidates, findings, m, record, verdict
+
+import zsei
+from zsei.advice import interpret, propose
+from zsei.advice.facts import Facts
+from zsei.advice.grounding import ground
+from zsei.advice.names import Reader
+from zsei.advice.order import gain
+from zsei.records import AnalysisRecord, Finding, Proposal
+from zsei.resources import load_cards
+from zsei.settings import Settings
+
+SETTINGS = Settings()
+CARDS = load_cards(SETTINGS)
+
+
+def test_it_speaks_on_every_topic_and_says_that_it_is_rules() -> None:
+    advice = interpret(record(), CARDS, SETTINGS)
+    topics = [told.agent for told in advice.interpretations]
+    assert topics == ["architecture", "bottlenecks", "redundancy", "critical-paths", "trust"]
+    assert {told.voice for told in advice.interpretations} == {"rules"}
+    assert "Rules wrote this, no language model." in advice.interpretations[0].text
+    assert (advice.failures, advice.calls, advice.degraded) == ((), (), False)
+
+
+def test_it_says_what_the_record_holds() -> None:
+    text = "\n".join(told.text for told in interpret(record(), CARDS, SETTINGS).interpretations)
+    for expected in (
+        "36,924 parameters, with 2 layers and 8 heads",
+        "encoder.layer.0/mlp has the largest flops share 31.9 %",
+        f"{HEADS[0]} with ablation effect 0.0412",
+        "encoder.layer.0/mlp has flops share 31.9 % and criticality share 8.12 %",
+        "head similarity 0.973, joint effect 0.0187 and interaction 0.0147",
+        "path share 28.8 % and path length 4",
+        "rank lost 50 % and rank leaving that could not be told",
+        "For heads, the ranking by output sensitivity agrees with exact ablation (Kendall 0.857 "
+        "and Spearman 0.952): validated.",
+        "For channels, the ranking by magnitude strays from exact ablation (Kendall 0.31 and "
+        "Spearman 0.44): not validated.",
+        "For layers, the ranking by taylor could not be compared",
+        CARDS.knowledge["redundant-heads"].meaning,
+    ):
+        assert expected in text
+
+
+def unstruck(record: AnalysisRecord, proposals: tuple[Proposal, ...] = ()) -> None:
+    told = interpret(record, CARDS, SETTINGS).interpretations
+    told += propose(record, proposals, CARDS, SETTINGS).interpretations
+    for interpretation in told:
+        assert interpretation.struck == 0, [c for c in interpretation.claims if not c.holds]
+        assert interpretation.text
+        assert all(claim.holds for claim in interpretation.claims)
+
+
+def test_nothing_it_says_is_struck() -> None:
+    unstruck(record(), candidates())
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.9951, 0.004, 1e-7, 123456.789, -0.25, 3, 10**7])
+@pytest.mark.parametrize("unit", ["share", "count", "", "share of width", "bytes per sample"])
+def test_nothing_is_struck_whatever_the_number(value: float, unit: str) -> None:
+    names = ("flops_share", "some_new_measurement", "rank_cap")
+    spoken = Finding.make(
+        code="some-new-code",
+        components=("encoder.layer.0/mlp", "encoder.layer.1/mlp", *HEADS),
+        severity=0.3,
+        evidence=tuple(m(name, value, unit) for name in names),
+        message="",
+    )
+    promised = Proposal.make(
+        strategy="prune-neurons",
+        components=("encoder.layer.0/mlp",),
+        expected=(m("flops_removed_share", value, unit), m("predicted_loss", value, unit)),
+    )
+    unstruck(record(findings=(*findings(), spoken)), (promised,))
+
+
+def test_a_record_with_nothing_in_it() -> None:
+    empty = record(findings=(), measurements={}, components=(), validation=record().validation)
+    unstruck(empty)
+    unstruck(empty.model_copy(update={"validation": type(record().validation)()}))
+
+
+def test_meanings_hold_no_number_and_no_comparison() -> None:
+    """They are said of every model, so nothing in them may need a measurement."""
+    facts = Facts(record())
+    reader = Reader(facts, CARDS)
+    for card in CARDS.knowledge.values():
+        grounded = ground(card.meaning, facts, reader)
+        assert (grounded.struck, grounded.claims) == (0, ()), card.id
+
+
+def test_candidates_are_ordered_by_gain_per_loss() -> None:
+    advice = propose(record(), candidates(), CARDS, SETTINGS)
+    assert [p.strategy for p in advice.proposals] == [
+        "prune-neurons", "prune-heads", "remove-layer", "prune-channels",
+    ]  # fmt: skip
+    assert [p.priority for p in advice.proposals] == [0, 1, 2, 3]
+    assert all(p.source == "rules" for p in advice.proposals)
+    (told,) = advice.interpretations
+    assert told.text.startswith("Rules ordered the candidates")
+    assert (
+        "parameters removed 195, flops removed share 0.75 % and predicted loss 0.0004" in told.text
+    )
+
+
+def test_the_order_agrees_with_the_formula() -> None:
+    """Gain: the mean of the shares of FLOPs and parameters that go; over the predicted loss."""
+    whole = record()
+    ratios = {}
+    for candidate in candidates():
+        parameters, flops, loss = (measurement.value for measurement in candidate.expected)
+        assert parameters is not None
+        assert flops is not None
+        expected = (parameters / whole.provenance.parameters + flops) / 2
+        assert gain(candidate, whole) == pytest.approx(expected)
+        ratios[candidate.id] = expected / loss if loss is not None else -1.0
+    ordered = [p.id for p in propose(whole, candidates(), CARDS, SETTINGS).proposals]
+    assert ordered == sorted(ratios, key=lambda name: -ratios[name])
+
+
+def test_only_the_words_and_the_place_of_a_candidate_change() -> None:
+    before = {p.id: p for p in candidates()}
+    for proposal in propose(record(), candidates(), CARDS, SETTINGS).proposals:
+        same = {"rationale": "", "priority": 0}
+        assert proposal.model_copy(update=same) == before[proposal.id]
+
+
+def test_what_was_judged_is_not_proposed_again() -> None:
+    first, *others = candidates()
+    judged = record(proposals=(first,), verdicts=(verdict(first),))
+    advice = propose(judged, candidates(), CARDS, SETTINGS)
+    assert {p.id for p in advice.proposals} == {p.id for p in others}
+
+
+def test_no_more_than_the_settings_allow() -> None:
+    few = Settings(max_proposals=2)
+    assert len(propose(record(), candidates(), CARDS, few).proposals) == 2
+    assert propose(record(), (), CARDS, SETTINGS).proposals == ()
+
+
+def test_the_same_record_gives_the_same_words() -> None:
+    first, second = (interpret(record(), CARDS, SETTINGS) for _ in range(2))
+    assert first == second
+    ids = [told.id for told in first.interpretations]
+    assert len(set(ids)) == len(ids)
+
+
+def test_every_name_that_is_measured_is_explained() -> None:
+    """Whatever the program measures stands in `knowledge/metrics.yaml`."""
+    package = Path(zsei.__file__).parent
+    missing = set()
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Measurement":
+                for keyword in node.keywords:
+                    name = keyword.value
+                    if keyword.arg == "name" and isinstance(name, ast.Constant):
+                        missing |= {name.value} - set(CARDS.metrics)
+    assert missing == set()
+
+
+def test_every_finding_code_has_a_card() -> None:
+    from zsei.analyzers import ANALYZERS
+
+    assert {part.code for part in ANALYZERS} <= set(CARDS.knowledge)

@@ -1,0 +1,44 @@
+"""Every example runs offline, as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+EXPECTED = {
+    "01_first_analysis.py": ("Spearman", "prune"),
+    "02_your_own_model.py": ("dead-units", "accepted", "parameters became"),
+    "03_ask.py": ("> what was accepted and why?", "Output sensitivity"),
+    "04_with_an_llm.py": ("struck out: 1", "remove-layer"),
+}
+
+
+def test_every_example_is_expected() -> None:
+    assert set(EXPECTED) == {path.name for path in EXAMPLES.glob("*.py")}
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_example_runs(name: str, tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "ZSEI_LLM"}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)], cwd=tmp_path, capture_output=True, text=True,
+        timeout=300, env=environment | {"ZSEI_HOME": str(tmp_path / "home")}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in EXPECTED[name]:
+        assert words in done.stdout
+
+
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZSEI_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    done = NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=str(tmp_path))
+    outputs = [o for cell in done.cells if cell.cell_type == "code" for o in cell.outputs]
+    shown = [o["data"] for o in outputs if "data" in o]
+    assert any("text/html" in data for data in shown), "a record shows itself as HTML"

@@ -1,0 +1,50 @@
+"""The shelf of analyzers: measured numbers in, findings out. One file an analysis."""
+
+import inspect
+
+from zsei.analyzers.computational_bottleneck import ComputationalBottleneck
+from zsei.analyzers.context import Analysis, Analyzer
+from zsei.analyzers.critical_path_information import CriticalPathInformation
+from zsei.analyzers.critical_path_latency import CriticalPathLatency
+from zsei.analyzers.dead_units import DeadUnits
+from zsei.analyzers.gradient_flow import GradientFlow
+from zsei.analyzers.information_bottleneck import InformationBottleneck
+from zsei.analyzers.low_effect import LowEffect
+from zsei.analyzers.memory_bottleneck import MemoryBottleneck
+from zsei.analyzers.redundant_heads import RedundantHeads
+from zsei.analyzers.redundant_layers import RedundantLayers
+from zsei.analyzers.redundant_neurons import RedundantNeurons
+from zsei.analyzers.run import run_analyzers
+from zsei.analyzers.time_bottleneck import TimeBottleneck
+from zsei.errors import UsageError
+
+__all__ = ["ANALYZERS", "Analysis", "Analyzer", "explain", "run_analyzers"]
+
+ANALYZERS: tuple[Analyzer, ...] = (
+    DeadUnits(),
+    LowEffect(),
+    RedundantHeads(),
+    RedundantNeurons(),
+    RedundantLayers(),
+    InformationBottleneck(),
+    GradientFlow(),
+    ComputationalBottleneck(),
+    MemoryBottleneck(),
+    CriticalPathInformation(),
+    TimeBottleneck(),
+    CriticalPathLatency(),
+)
+"""Every analyzer, in the order in which findings are listed."""
+
+
+def explain(code: str) -> str:
+    """The documentation of a finding code: what it measures, how, and when it misleads.
+
+    Raises:
+        UsageError: There is no such code.
+    """
+    for analyzer in ANALYZERS:
+        if analyzer.code == code:
+            return inspect.getdoc(type(analyzer)) or ""
+    known = ", ".join(sorted(analyzer.code for analyzer in ANALYZERS))
+    raise UsageError(f"A finding code is one of {known}, but got {code!r}.")

@@ -1,0 +1,133 @@
+"""Puts the parts of an analysis together into one record."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from zsei.analyzers.context import Analysis
+from zsei.importance.ranking import Importance
+from zsei.records import (
+    AnalysisRecord,
+    Conditions,
+    Failure,
+    Finding,
+    Measurement,
+    Provenance,
+    Timings,
+    Validation,
+    digest,
+)
+from zsei.settings import Settings
+from zsei.subject.types import Subject
+from zsei.trace.summary import Trace
+
+PACKAGES = ("zsei", "torch", "transformers", "networkx", "numpy", "scipy")
+
+
+def draft_record(
+    analysis: Analysis,
+    findings: Sequence[Finding],
+    failures: Sequence[Failure],
+    *,
+    cards: Mapping[str, str],
+) -> AnalysisRecord:
+    """The record before anybody has spoken or judged: what was asked and what was measured.
+
+    Its id is not final: see `sealed`.
+    """
+    subject, settings = analysis.subject, analysis.settings
+    return AnalysisRecord(
+        id="draft",
+        provenance=_provenance(subject, settings, cards),
+        conditions=_conditions(subject, settings),
+        components=subject.anatomy.components,
+        measurements=_measurements(analysis.trace, analysis.importance),
+        flow=analysis.flow.data(),
+        findings=tuple(findings),
+        validation=_validation(subject, analysis.trace, analysis.importance),
+        failures=tuple(failures),
+    )
+
+
+def sealed(record: AnalysisRecord, timings: Timings) -> AnalysisRecord:
+    """The record with its id, the hash of everything but the id and the timings."""
+    body = record.model_dump(mode="json", exclude={"timings", "id"})
+    return record.model_copy(update={"id": f"r-{digest(body)}", "timings": timings})
+
+
+def _provenance(subject: Subject, settings: Settings, cards: Mapping[str, str]) -> Provenance:
+    parameters = list(subject.model.parameters())
+    first = parameters[0] if parameters else torch.zeros(())
+    return Provenance(
+        zsei=_version("zsei"),
+        model=subject.source.name,
+        model_class=type(subject.model).__name__,
+        family=subject.anatomy.family or type(subject.model).__name__,
+        model_hash=subject.model_hash,
+        parameters=sum(p.numel() for p in parameters),
+        fidelity=subject.fidelity,
+        versions={"python": platform.python_version()} | {p: _version(p) for p in PACKAGES},
+        seed=settings.seed,
+        cards=dict(sorted(cards.items())),
+        llm=None if settings.llm in (None, "none") else settings.llm,
+        dtype=str(first.dtype).removeprefix("torch."),
+        device=str(first.device),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _conditions(subject: Subject, settings: Settings) -> Conditions:
+    first = subject.calibration[0]
+    groups: dict[str, int] = {}
+    for batch in (*subject.calibration, *subject.held_out):
+        for group in batch.groups:
+            groups[group] = groups.get(group, 0) + 1
+    shapes = zip(subject.input_names, first.inputs, strict=True)
+    return Conditions(
+        objective=subject.objective.name,
+        objective_reason=subject.objective.reason,
+        metric=subject.objective.metric,
+        replacement=settings.replacement,
+        safety=settings.safety,
+        groups=groups,
+        calibration_samples=sum(batch.size for batch in subject.calibration),
+        held_out_samples=sum(batch.size for batch in subject.held_out),
+        input_shape={name: tuple(tensor.shape) for name, tensor in shapes},
+        input_dtype={
+            name: str(tensor.dtype).removeprefix("torch.")
+            for name, tensor in zip(subject.input_names, first.inputs, strict=True)
+        },
+        probes=settings.probes,
+        budget_seconds=settings.budget,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _measurements(trace: Trace, importance: Importance) -> dict[str, tuple[Measurement, ...]]:
+    found = {component: tuple(named.values()) for component, named in trace.measurements.items()}
+    for component, extra in importance.measurements.items():
+        found[component] = (*found.get(component, ()), *extra)
+    return found
+
+
+def _validation(subject: Subject, trace: Trace, importance: Importance) -> Validation:
+    difference = Measurement(
+        name="output_difference",
+        value=trace.output_difference,
+        unit="largest |instrumented - plain|",
+        n=subject.calibration[0].size,
+    )
+    return Validation(
+        instrumentation=(difference,),
+        criteria=importance.checks,
+        rankings=importance.rankings,
+        notes=(*subject.notes, *importance.notes),
+    )

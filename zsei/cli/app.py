@@ -1,0 +1,45 @@
+"""The commands, gathered into one application."""
+
+from typing import Annotated
+
+import typer
+
+from zsei import __version__
+from zsei.cli.analyze import analyze
+from zsei.cli.apply import apply
+from zsei.cli.ask import ask
+from zsei.cli.doctor import doctor
+from zsei.cli.explain import explain
+from zsei.cli.list import list_runs
+from zsei.cli.show import show
+
+EPILOG = (
+    "Exit codes: 0 done, 1 error, 2 usage, 3 the gate accepted nothing, "
+    "4 the language model failed and rules stood in, 5 memory damaged, 130 interrupted."
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zsei {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """What inside a PyTorch model matters, what is waste, and what can safely go."""
+
+
+app = typer.Typer(
+    callback=_options,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (analyze, ask, list_runs, show, explain, apply, doctor):
+    app.command(_command.__name__.removesuffix("_runs"))(_command)

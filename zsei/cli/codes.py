@@ -1,0 +1,48 @@
+"""Exit codes, and which one a finished analysis or answer ends with."""
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zsei.records import AnalysisRecord, Answer
+
+DONE = 0
+ERROR = 1
+USAGE = 2
+NOTHING_ACCEPTED = 3
+RULES_STOOD_IN = 4
+INTERRUPTED = 130
+
+
+def of_record(record: "AnalysisRecord") -> int:
+    """Exit code of an analysis, with the reason on stderr when it is not 0."""
+    unkept = [failure for failure in record.failures if failure.stage == "memory"]
+    if unkept:
+        _note(f"The analysis is done, but {unkept[0].what}: {unkept[0].why.rstrip('.')}.")
+        return ERROR
+    unsaid = [failure for failure in record.failures if failure.stage == "advice"]
+    if unsaid:
+        _note(f"The language model failed and rules stood in: {unsaid[0].why.rstrip('.')}.")
+        return RULES_STOOD_IN
+    if not record.proposals:
+        _note("Nothing was found that is worth proposing, so the gate accepted nothing.")
+        return NOTHING_ACCEPTED
+    if not record.accepted():
+        tried = len(record.verdicts)
+        _note(f"The gate accepted nothing of the {tried} changes it tried.")
+        return NOTHING_ACCEPTED
+    return DONE
+
+
+def of_answer(answer: "Answer") -> int:
+    """Exit code of an answer; its voice is "rules (what failed)" when rules had to stand in."""
+    if answer.voice.startswith("rules ("):
+        _note(f"The language model failed and rules stood in: {answer.voice[7:-1]}.")
+        return RULES_STOOD_IN
+    return DONE
+
+
+def _note(sentence: str) -> None:
+    from zsei.report.text import one_line  # it may quote what a provider said
+
+    print(f"zsei: {one_line(sentence, 2000)}", file=sys.stderr)

@@ -1,0 +1,77 @@
+"""Options that several commands share, and what they mean."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from zsei.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
+Llm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="none|LITELLM_MODEL",
+        help="Language model that explains and proposes; none lets rules speak. [$ZSEI_LLM, none]",
+    ),
+]
+Run = Annotated[str, typer.Argument(help="Id of an analysis, as `zsei list` shows it.")]
+RemoteCode = Annotated[
+    bool,
+    typer.Option("--allow-remote-code", help="Let a Hugging Face folder run code it brings along."),
+]
+
+
+def settings(**given: Any) -> "Settings":
+    """Settings from `zsei.toml`, `ZSEI_*` and the options that were given; None was not given.
+
+    Raises:
+        UsageError: A value does not fit, wherever it came from.
+    """
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from zsei.errors import UsageError
+    from zsei.settings import Settings
+
+    values = {name: value for name, value in given.items() if value is not None}
+    try:
+        chosen = Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"The setting '{name}' does not fit: {first['msg']}, but it is {first['input']!r}; "
+            f"mend it on the command line, in ZSEI_{name.upper()} or in zsei.toml."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"zsei.toml must be TOML, but {error}; mend or remove it.") from error
+    if chosen.llm is not None and chosen.llm.strip().lower() in ("", "none"):
+        return chosen.model_copy(update={"llm": None})
+    return chosen
+
+
+def data_groups(given: list[str]) -> dict[str, str] | None:
+    """Data groups from `[NAME=]PATH` words; without a name the file's own name is the group's.
+
+    Raises:
+        UsageError: Two groups have one name, or a file does not exist.
+    """
+    from zsei.errors import UsageError
+
+    groups: dict[str, str] = {}
+    for word in given:
+        name, equals, path = word.partition("=")
+        if not equals or Path(word).exists():
+            name, path = Path(word).stem, word
+        if not name or not Path(path).exists():
+            raise UsageError(f"--data takes [NAME=]PATH of a file that exists, but got {word!r}.")
+        if name in groups:
+            raise UsageError(
+                f"Each data group needs a name of its own, but two are called {name!r}; "
+                "name one with --data NAME=PATH."
+            )
+        groups[name] = path
+    return groups or None

@@ -1,0 +1,54 @@
+"""Keeps the time of an analysis: seconds per stage, progress with an estimate, and the budget."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[str, float, float | None, str], None]
+"""Called with (stage, share done 0..1, seconds remaining or None, note)."""
+
+SHARES = {
+    "prepare": 0.12,
+    "trace": 0.13,
+    "importance": 0.30,
+    "analyze": 0.10,
+    "advise": 0.05,
+    "gate": 0.30,
+}
+"""Share of the whole that each stage takes on MiniLM; used for the estimate only."""
+
+
+class Clock:
+    """One analysis' clock."""
+
+    def __init__(self, progress: Progress | None, budget: float | None):
+        self.begin = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+        self._budget = budget
+        self._done = 0.0
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Callable[[float], None]]:
+        """Time a stage; yields a function that reports the share of the stage that is done."""
+        begin = time.monotonic()
+        before = self._done
+
+        def report(share: float) -> None:
+            self._report(name, before + SHARES[name] * min(max(share, 0.0), 1.0))
+
+        report(0.0)
+        yield report
+        self._done = before + SHARES[name]
+        self.seconds[name] = time.monotonic() - begin
+
+    def out_of_time(self) -> bool:
+        """Whether the budget is spent, so that optional work is left out."""
+        return self._budget is not None and time.monotonic() - self.begin > self._budget
+
+    def _report(self, name: str, done: float) -> None:
+        if self._progress is None:
+            return
+        spent = time.monotonic() - self.begin
+        remaining = spent / done * (1 - done) if done > 0.05 else None
+        self._progress(name, done, remaining, "")

@@ -1,0 +1,55 @@
+"""How long an edited program takes against the original: clock values, for `timings` only."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsei.gate.statistics import median_interval
+
+Run = Callable[..., Tensor]
+
+
+def measure_latency(
+    before: Run, after: Run, inputs: Sequence[Tensor], *, pairs: int = 7, threads: int = 1
+) -> tuple[float, float, float]:
+    """Latency ratio after / before: (median, low, high) with a 90 % interval.
+
+    Both run in turn, and who goes first alternates, so that a slow moment of the machine hits both
+    sides of a pair. Each pair gives one ratio; the interval is made of order statistics.
+
+    Args:
+        before: The original program.
+        after: The edited one.
+        inputs: One batch for both.
+        pairs: Timed pairs after one untimed pair; 5 is the least for which 90 % can be covered.
+        threads: Threads torch may use meanwhile; the number in force before is restored.
+
+    Misleads when: the machine is shared and loaded; more than one thread makes it worse.
+    """
+    previous = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            before(*inputs)
+            after(*inputs)
+            ratios = []
+            for pair in range(pairs):
+                if pair % 2:
+                    last = _seconds(after, inputs)
+                    first = _seconds(before, inputs)
+                else:
+                    first = _seconds(before, inputs)
+                    last = _seconds(after, inputs)
+                ratios.append(last / first)
+    finally:
+        torch.set_num_threads(previous)
+    return median_interval(np.array(ratios), 0.9)
+
+
+def _seconds(run: Run, inputs: Sequence[Tensor]) -> float:
+    start = time.perf_counter()
+    run(*inputs)
+    return time.perf_counter() - start

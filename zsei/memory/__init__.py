@@ -1,0 +1,8 @@
+"""Every analysis is kept, and can be asked about: SQLite is the record, Chroma an index over it."""
+
+from zsei.memory.ask import ask as ask_memory
+from zsei.memory.chunks import cards_of
+from zsei.memory.search import Coverage, refresh
+from zsei.memory.store import Memory, RunRow
+
+__all__ = ["Coverage", "Memory", "RunRow", "ask_memory", "cards_of", "refresh"]

@@ -1,0 +1,209 @@
+"""Answer a question about past analyses: plan, carry out, say, and always cite.
+
+Structured questions become SQL over the records, so their numbers are the stored ones, digit for
+digit. Questions about meaning go to search. What memory cannot answer is refused, with the reason.
+No language model, embedder or Chroma is needed; where there is one, it only adds to this.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from zsei.errors import LLMError, UsageError
+from zsei.llm.types import LLM, CallRecord
+from zsei.memory.chunks import Card, some
+from zsei.memory.compare import answer_comparison
+from zsei.memory.numbers import answer_measurements, answer_ranking, answer_runs
+from zsei.memory.passages import (
+    answer_concept,
+    answer_passages,
+    answer_similar,
+    answer_summary,
+    is_titled,
+)
+from zsei.memory.plan import QueryPlan, plan
+from zsei.memory.query import Scope, scope
+from zsei.memory.reading import Reading, read
+from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
+from zsei.memory.say import Draft, refusal
+from zsei.memory.store import Memory
+from zsei.memory.vocabulary import Vocabulary, load
+from zsei.memory.voice import plan_with, word_with
+from zsei.records import Answer
+
+_EXACT = ("profile", "runs")
+"""Subjects whose answer would hide that a word of the question was not understood."""
+_RULES = "rules"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Voice:
+    """The language model, if there is one, and what became of its calls."""
+
+    llm: LLM | None
+    log: list[CallRecord]
+
+    @property
+    def name(self) -> str:
+        return self.log[-1].model if self.log else _RULES
+
+
+def ask(
+    question: str, memory: Memory, llm: LLM | None = None, knowledge: Iterable[Card] = ()
+) -> Answer:
+    """Answer a question about the analyses in memory.
+
+    Args:
+        question: In plain words; names of models, runs, components, metrics are recognised.
+        memory: Where the analyses are.
+        llm: May plan what the rules cannot read, and word the answer; it never writes a number.
+            Where it fails the rules answer, and `Answer.voice` is "rules (" + the error + ")".
+        knowledge: Cards (id, title, text) that explain terms; see `chunks.cards_of`.
+
+    Returns:
+        Text, the rows behind it with exact stored numbers, and a citation for each source. When
+        nothing in memory fits, the text begins with "No" and says what is missing; a refusal has
+        no rows and no citations, while "none was found" cites the analyses looked at.
+
+    Raises:
+        UsageError: the question has no words.
+        MemoryDamaged: the store cannot be read.
+    """
+    question = " ".join(question.split())
+    if not any(letter.isalnum() for letter in question):
+        raise UsageError("A question needs words; for example: which heads matter most?")
+    cards = tuple(knowledge)
+    memory.learn(cards)
+    with memory.reading() as db:
+        vocabulary = load(db, cards)
+    reading = read(question, vocabulary)
+    voice = _Voice(llm=llm, log=[])
+    failure = ""
+    chosen, problem = _planned(reading, vocabulary)
+    if "define" in reading.wishes and not reading.article and is_titled(question, cards):
+        chosen, problem = QueryPlan(intent="define", subject="concept"), None
+    if (chosen is None or problem) and llm is not None and vocabulary.runs and not reading.unknown:
+        try:
+            other = plan_with(llm, question, vocabulary, voice.log)
+            chosen, problem = (other, None) if other is not None else (chosen, problem)
+        except LLMError as error:
+            failure = type(error).__name__
+    draft = problem or _carried_out(memory, reading, chosen, vocabulary, cards)
+    said = _RULES
+    if llm is not None and draft.answered and not failure:
+        try:
+            words = word_with(llm, question, draft, voice.log)
+            draft, said = replace(draft, text=f"{words}\n{_sources(draft)}"), voice.name
+        except LLMError as error:
+            failure = type(error).__name__
+    if voice.log:
+        memory.log_calls(voice.log)
+    return Answer(
+        question=question,
+        text=draft.text,
+        rows=draft.rows,
+        citations=draft.citations,
+        voice=f"{_RULES} ({failure})" if failure else said,
+        searched=len(vocabulary.runs),
+        filters=chosen.filters() if chosen is not None else {},
+    )
+
+
+def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None, Draft | None]:
+    """What the rules make of a question, and why that cannot be answered, if so."""
+    chosen = plan(reading, vocabulary)
+    if reading.unknown:
+        names = ", ".join(repr(name) for name in reading.unknown)
+        return chosen, refusal(f"No such name in memory: {names}. {_holdings(vocabulary)}")
+    if chosen is None or chosen.subject in ("concept", "passages", "similar"):
+        return chosen, None
+    strange = reading.leftovers if chosen.subject in _EXACT else reading.restricting
+    if strange:
+        words = ", ".join(repr(word) for word in strange)
+        metrics = some(vocabulary.metrics)
+        return chosen, refusal(
+            f"No such thing in memory: {words} is not known here. {_holdings(vocabulary)} "
+            f"Measured: {metrics or 'nothing'}."
+        )
+    return chosen, None
+
+
+def _carried_out(
+    memory: Memory,
+    reading: Reading,
+    chosen: QueryPlan | None,
+    vocabulary: Vocabulary,
+    cards: tuple[Card, ...],
+) -> Draft:
+    if chosen is not None and chosen.subject == "concept":
+        return answer_concept(memory, reading.text, chosen, cards, vocabulary)
+    if not vocabulary.runs:
+        return refusal("No such analysis: memory is empty; `zsei analyze` makes the first.")
+    if chosen is None:
+        everything = Scope(runs=vocabulary.runs, whole=True)
+        return answer_passages(memory, reading.text, everything, vocabulary)
+    fitting = scope(chosen, vocabulary)
+    if not fitting.runs or (fitting.missing and chosen.intent == "compare"):
+        missing = ", ".join(repr(label) for label in fitting.missing) or "that"
+        return refusal(
+            f"No such analysis: nothing of {missing} is in memory. {_holdings(vocabulary)}"
+        )
+    draft = _by_subject(memory, reading, chosen, fitting, vocabulary)
+    return replace(draft, text=draft.text + _remarks(reading, chosen, fitting, draft, vocabulary))
+
+
+def _by_subject(
+    memory: Memory, reading: Reading, chosen: QueryPlan, fitting: Scope, vocabulary: Vocabulary
+) -> Draft:
+    if chosen.subject == "passages" and "summary" not in reading.wishes:
+        return answer_passages(memory, reading.text, fitting, vocabulary)
+    with memory.reading() as db:
+        if chosen.subject == "passages":
+            return answer_summary(db, fitting)
+        if chosen.subject == "similar":
+            return answer_similar(memory, db, fitting, vocabulary)
+        if chosen.intent == "compare":
+            return answer_comparison(db, chosen, fitting, vocabulary)
+        if chosen.subject == "runs":
+            return answer_runs(db, chosen, fitting)
+        answers = {
+            "measurements": answer_measurements,
+            "ranking": answer_ranking,
+            "findings": answer_findings,
+            "verdicts": answer_verdicts,
+            "profile": answer_profile,
+        }
+        return answers[chosen.subject](db, chosen, fitting)
+
+
+def _remarks(
+    reading: Reading, chosen: QueryPlan, fitting: Scope, draft: Draft, vocabulary: Vocabulary
+) -> str:
+    """What a reader must know to trust the answer: words passed over, analyses left out."""
+    remarks = []
+    if fitting.missing:
+        missing = ", ".join(repr(label) for label in fitting.missing)
+        remarks.append(f"There is no analysis of {missing}.")
+    if reading.leftovers and draft.answered:
+        words = ", ".join(repr(word) for word in reading.leftovers)
+        remarks.append(f"Not taken into account: {words}.")
+    used = {citation.run for citation in draft.citations}
+    all_looked_at = chosen.subject == "runs" and chosen.operation is not None
+    newest = not fitting.whole and not all_looked_at
+    if draft.rows and newest and len(used) == 1 and len(fitting.runs) > 1:
+        remarks.append(
+            f"{len(fitting.runs)} of {len(vocabulary.runs)} analyses fit the question; this is the "
+            'newest of them that answers it. Ask about "all analyses" for the rest.'
+        )
+    return "".join(f"\n({remark})" for remark in remarks)
+
+
+def _holdings(vocabulary: Vocabulary) -> str:
+    """What memory does hold, for a question about something else."""
+    count = len(vocabulary.runs)
+    what = "analysis" if count == 1 else "analyses"
+    return f"Searched {count} {what} ({some(vocabulary.names) or 'memory is empty'})."
+
+
+def _sources(draft: Draft) -> str:
+    cited = [f"[{c.run}{f', {c.finding}' if c.finding else ''}]" for c in draft.citations]
+    return " ".join(dict.fromkeys(cited))

@@ -1,0 +1,183 @@
+"""Answers in words: what a term means, what memory says nearest to a question, like analyses."""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from zsei.memory.chunks import Card
+from zsei.memory.plan import QueryPlan
+from zsei.memory.query import Row, Scope
+from zsei.memory.say import Draft, refusal
+from zsei.memory.search import Hit, retrieve
+from zsei.memory.store import Memory
+from zsei.memory.vocabulary import Vocabulary, plain
+from zsei.memory.words import CODES, METRICS, content_words
+from zsei.records import Citation
+
+KNOWLEDGE = "knowledge"
+"""Stands for the run in the citation of a knowledge card."""
+
+_CLOSE = 0.34
+"""Cosine above which a passage answers by its meaning alone. With MiniLM, fifteen questions that
+have no answer here stayed under 0.32; of ten that have one in other words, eight reached 0.34."""
+_RELATED = 0.2
+_COVERED = 0.6
+"""Share of a question's content words that a passage must hold, where meaning does not decide."""
+_LONGEST = 1500
+_QUESTION = re.compile(
+    r"^\W*(?:what(?:'s| is| are| does| do)?|define|explain|describe|tell me what|the meaning of"
+    r"|meaning of|definition of)\b|\b(?:an?|the|means?|is|are)\b|[?!.]",
+    re.IGNORECASE,
+)
+
+
+def answer_concept(
+    memory: Memory, question: str, plan: QueryPlan, cards: Sequence[Card], vocabulary: Vocabulary
+) -> Draft:
+    """Explain a term from the knowledge cards, or else quote what memory says of it."""
+    card = _card(_terms(question, plan), cards)
+    if card is None:
+        hits = near(retrieve(memory, question, kinds=[KNOWLEDGE], limit=1), question)
+        card = next((each for each in cards if hits and each[0] == hits[0].key), None)
+    if card is None:
+        everything = Scope(runs=vocabulary.runs, whole=True)
+        return answer_passages(memory, question, everything, vocabulary)
+    name, title, text = card
+    row: Row = {"card": name, "title": title, "text": text}
+    citation = Citation(run=KNOWLEDGE, text=f"card {name}: {title}")
+    said = f"{title}: {_beginning(text)} [{KNOWLEDGE}, {name}]"
+    return Draft(text=said, rows=(row,), citations=(citation,))
+
+
+def answer_passages(memory: Memory, question: str, scope: Scope, vocabulary: Vocabulary) -> Draft:
+    """What memory says nearest to a question, word for word; refuses when nothing is near."""
+    whole = len(scope.runs) == len(vocabulary.runs)
+    runs = None if whole else scope.runs  # a question about some analyses is not for the cards
+    hits = near(retrieve(memory, question, runs=runs), question)
+    if not hits:
+        return refusal("No such analysis or card: nothing in memory comes near that question.")
+    lines = ["What memory holds nearest to that:"]
+    lines += [f"{_body(hit)} {_source(hit)}" for hit in hits]
+    return _quoted("\n".join(lines), hits)
+
+
+def answer_summary(db: sqlite3.Connection, scope: Scope) -> Draft:
+    """What an analysis was and what was said about it."""
+    runs = scope.runs if scope.whole else scope.runs[:1]
+    marks = ", ".join("?" * len(runs))
+    found = db.execute(
+        "SELECT chunks.id, run, kind, key, text FROM chunks JOIN runs ON runs.id = chunks.run "
+        f"WHERE kind IN ('summary', 'interpretation') AND run IN ({marks}) "
+        "ORDER BY sequence DESC, kind DESC, number",
+        runs,
+    )
+    hits = [Hit(**dict(row), score=1.0, cosine=None) for row in found]
+    return _quoted("\n".join(f"{_body(hit)} {_source(hit)}" for hit in hits), hits)
+
+
+def answer_similar(
+    memory: Memory, db: sqlite3.Connection, scope: Scope, vocabulary: Vocabulary
+) -> Draft:
+    """Analyses most like one, by what their summaries say."""
+    base = scope.runs[0]
+    others = [run for run in vocabulary.runs if run != base]
+    if not others:
+        return refusal("No such analysis: there is only one in memory.")
+    asked = "SELECT text FROM chunks WHERE kind = 'summary' AND run = ?"
+    text = db.execute(asked, (base,)).fetchone()["text"]
+    about = "\n".join(text.splitlines()[1:])  # without the header, which names the analysis itself
+    hits = retrieve(memory, about, runs=others, kinds=["summary"])
+    lines = [f"Nearest to analysis {base}:"]
+    lines += [f"{hit.text.splitlines()[0]} {_source(hit)}" for hit in hits]
+    return _quoted("\n".join(lines), hits)
+
+
+def near(hits: Iterable[Hit], question: str) -> list[Hit]:
+    """The passages that really speak of what the question speaks of."""
+    terms = {_stem(word) for word in content_words(question)}
+    return [hit for hit in hits if _is_near(hit, terms)]
+
+
+def _is_near(hit: Hit, terms: set[str]) -> bool:
+    held = {_stem(word) for word in content_words(hit.text)}
+    covered = len(terms & held) / len(terms) if terms else 0.0
+    if hit.cosine is None:
+        return covered >= _COVERED
+    return hit.cosine >= _CLOSE or (covered >= _COVERED and hit.cosine >= _RELATED)
+
+
+def _stem(word: str) -> str:
+    """Enough to join "rejected" and "rejection"."""
+    return word[:6]
+
+
+def is_titled(question: str, cards: Iterable[Card]) -> bool:
+    """Whether "what is ..." names a card by its whole title or id."""
+    term = plain(_QUESTION.sub(" ", question))
+    return any(term in (plain(name), plain(title)) for name, title, _ in cards)
+
+
+def _terms(question: str, plan: QueryPlan) -> list[str]:
+    """The words to explain, the question's own first."""
+    terms = [" ".join(_QUESTION.sub(" ", question).split())]
+    for metric in plan.metrics:
+        terms += [metric, *METRICS.get(metric, ())]
+    for code in plan.codes:
+        terms += [code, *CODES.get(code, ())]
+    terms += [*plan.strategies, *plan.kinds]
+    return list(dict.fromkeys(term for term in (plain(each) for each in terms) if term))
+
+
+def _card(terms: Sequence[str], cards: Sequence[Card]) -> Card | None:
+    """The card whose title or id is one of the terms, or else holds one."""
+    named = [({plain(name), plain(title)}, (name, title, text)) for name, title, text in cards]
+    for term in terms:
+        forms = {term, term.removesuffix("s"), f"{term}s"}
+        for titles, card in named:
+            if titles & forms:
+                return card
+    for term in terms:
+        holding = [card for titles, card in named if any(_holds(title, term) for title in titles)]
+        if holding:
+            return min(holding, key=lambda card: (len(card[1]), card[0]))
+    return None
+
+
+def _holds(title: str, term: str) -> bool:
+    return re.search(rf"\b{re.escape(term.removesuffix('s'))}s?\b", title) is not None
+
+
+def _beginning(text: str) -> str:
+    """Whole paragraphs up to a readable length."""
+    kept = ""
+    for paragraph in text.strip().split("\n\n"):
+        if kept and len(kept) + len(paragraph) > _LONGEST:
+            break
+        kept = f"{kept}\n\n{paragraph}".strip()
+    return kept
+
+
+def _body(hit: Hit) -> str:
+    """A passage without its header."""
+    return hit.text.split("\n", 1)[1] if "\n" in hit.text else hit.text
+
+
+def _finding(hit: Hit) -> str | None:
+    return hit.key if hit.kind == "finding" else None
+
+
+def _source(hit: Hit) -> str:
+    return f"[{hit.run or KNOWLEDGE}{f', {hit.key}' if hit.key else ''}]"
+
+
+def _quoted(text: str, hits: Sequence[Hit]) -> Draft:
+    rows: list[Row] = [
+        {"run": hit.run, "kind": hit.kind, "key": hit.key, "text": hit.text} for hit in hits
+    ]
+    cited = {
+        (hit.run, hit.kind, hit.key): Citation(
+            run=hit.run or KNOWLEDGE, finding=_finding(hit), text=f"{hit.kind} {hit.key}".strip()
+        )
+        for hit in hits
+    }
+    return Draft(text=text, rows=tuple(rows), citations=tuple(cited.values()))

@@ -1,0 +1,190 @@
+"""The record of all analyses: one SQLite file in which every number and every vector lives.
+
+Each operation opens its own connection, so a `Memory` may be shared by threads, survive a fork,
+and stand beside other processes on the same folder.
+"""
+
+import difflib
+import hashlib
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from zsei.errors import UsageError
+from zsei.llm.types import CallRecord
+from zsei.memory import rows
+from zsei.memory.chunks import Card, chunks_of_cards
+from zsei.memory.embedder import Embedder, SentenceEmbedder
+from zsei.memory.schema import connect, damaged, named_errors, prepare, transaction
+from zsei.records import AnalysisRecord, Record
+
+FILE = "memory.sqlite"
+
+
+class RunRow(Record):
+    """One analysis in a list."""
+
+    id: str
+    created: str
+    model: str
+    model_class: str
+    family: str
+    parameters: int
+    objective: str
+    metric: str
+    safety: str
+    seed: int
+    llm: str | None
+    layers: int
+    heads: int
+    components: int
+    findings: int
+    proposals: int
+    accepted: int
+
+
+_RUNS = """
+    SELECT id, created, model, model_class, family, parameters, objective, metric, safety, seed,
+           llm, layers, heads,
+           (SELECT COUNT(*) FROM components WHERE run = runs.id) AS components,
+           (SELECT COUNT(*) FROM findings WHERE run = runs.id) AS findings,
+           (SELECT COUNT(*) FROM proposals WHERE run = runs.id) AS proposals,
+           (SELECT COUNT(*) FROM verdicts
+            WHERE run = runs.id AND outcome = 'accepted' AND NOT combined) AS accepted
+    FROM runs ORDER BY sequence DESC"""
+
+
+class Memory:
+    """Everything ZSEI has analysed, in `<home>/memory.sqlite`.
+
+    Args:
+        home: The folder; made when it does not exist.
+        embedder_path: Folder of a sentence-transformers model; None is the MiniLM that ZSEI
+            depends on. Nothing is loaded before a question needs it.
+        embedder: Used instead of a folder; anything that satisfies `Embedder`.
+
+    Raises:
+        MemoryDamaged: the file fails its integrity check; nothing is changed in it.
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, home: Path, embedder_path: Path | None = None, *, embedder: Embedder | None = None
+    ) -> None:
+        self.home = Path(home)
+        self.path = self.home / FILE
+        self.embedder: Embedder = embedder or SentenceEmbedder(embedder_path)
+        prepare(self.path)
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection for one question; all it reads is of one moment."""
+        with named_errors(self.path), closing(connect(self.path)) as db:
+            db.execute("BEGIN")
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection in a transaction: all of it is kept, or nothing."""
+        with named_errors(self.path), closing(connect(self.path)) as db, transaction(db):
+            yield db
+
+    def add(self, record: AnalysisRecord) -> None:
+        """Keep an analysis; once this returns, neither a kill nor a power cut loses it.
+
+        A record whose id is already there replaces only `timings` (and becomes the last one).
+
+        Raises:
+            OutputError: the disk is full or the folder read-only; what was there is untouched.
+        """
+        with self.writing() as db:
+            found = db.execute("SELECT body FROM records WHERE run = ?", (record.id,)).fetchone()
+            if found:
+                old = self._read(record.id, found["body"])
+                record = old.model_copy(update={"timings": record.timings})
+                db.execute("DELETE FROM runs WHERE id = ?", (record.id,))
+            rows.write(db, record, record.model_dump_json())
+
+    def runs(self) -> tuple[RunRow, ...]:
+        """All analyses, the last one first."""
+        with self.reading() as db:
+            return tuple(RunRow(**dict(row)) for row in db.execute(_RUNS))
+
+    def get(self, run: str) -> AnalysisRecord:
+        """The whole record of one analysis.
+
+        Args:
+            run: Its id, an unambiguous beginning of it, or "last".
+
+        Raises:
+            UsageError: no analysis, or more than one, goes by that name.
+            MemoryDamaged: the stored record is not what was written.
+        """
+        with self.reading() as db:
+            known = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY sequence DESC")]
+            found = _one_run(run, known)
+            row = db.execute("SELECT body, sha256 FROM records WHERE run = ?", (found,)).fetchone()
+        if hashlib.sha256(row["body"].encode()).hexdigest() != row["sha256"]:
+            raise damaged(self.path, f"the record of {found} is not what was written")
+        return self._read(found, row["body"])
+
+    def learn(self, cards: Iterable[Card]) -> None:
+        """Make knowledge cards searchable; cards that are gone are forgotten."""
+        wanted = {chunk.id: chunk for chunk in chunks_of_cards(cards)}
+        listed = "SELECT id FROM chunks WHERE kind = 'knowledge'"
+        with self.reading() as db:
+            if {row["id"] for row in db.execute(listed)} == set(wanted):
+                return
+        with self.writing() as db:
+            known = {row["id"] for row in db.execute(listed)}
+            gone = [(name,) for name in sorted(known - set(wanted))]
+            db.executemany("DELETE FROM chunks WHERE id = ?", gone)
+            rows.add_chunks(db, [chunk for name, chunk in wanted.items() if name not in known])
+
+    def log_calls(self, calls: Iterable[CallRecord], run: str | None = None) -> None:
+        """Keep the calls to a language model, of one analysis or of none."""
+        with self.writing() as db:
+            db.executemany(
+                "INSERT INTO llm_calls (run, agent, model, outcome, body) VALUES (?, ?, ?, ?, ?)",
+                [(run, c.agent, c.model, c.outcome, c.model_dump_json()) for c in calls],
+            )
+
+    def calls(self, run: str | None = None) -> tuple[CallRecord, ...]:
+        """The calls of one analysis in order, or all there ever were."""
+        with self.reading() as db:
+            found = db.execute(
+                "SELECT body FROM llm_calls WHERE ? IS NULL OR run = ? ORDER BY number", (run, run)
+            )
+            return tuple(CallRecord.model_validate_json(row["body"]) for row in found)
+
+    def _read(self, run: str, body: str) -> AnalysisRecord:
+        try:
+            return AnalysisRecord.model_validate_json(body)
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            problem = f"the record of {run} cannot be read back (at {where})"
+            raise damaged(self.path, problem) from error
+
+
+def _one_run(run: str, known: Sequence[str]) -> str:
+    """The one id that `run` names, among `known` with the last analysis first."""
+    if not known:
+        raise UsageError("No analysis is in memory yet; `zsei analyze` makes the first.")
+    if run == "last":
+        return known[0]
+    matches = [run] if run in known else [name for name in known if run and name.startswith(run)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UsageError(
+            f"A run must be named so that only one fits; {run!r} begins {', '.join(matches[:5])}."
+        )
+    near = difflib.get_close_matches(run, known, n=3, cutoff=0.5) or known[:5]
+    raise UsageError(
+        f"No analysis is called {run!r}; known: {', '.join(near)}"
+        f"{' and others' if len(known) > len(near) else ''}. `zsei list` shows all, "
+        'and "last" is the newest.'
+    )

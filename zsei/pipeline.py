@@ -1,0 +1,326 @@
+"""An analysis from model to verdict, and what can be done with its record.
+
+`analyze` is the table of contents of ZSEI: each line is a stage, and each stage is a folder.
+"""
+
+import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from zsei.advice import interpret, propose
+from zsei.analyzers import run_analyzers
+from zsei.analyzers.context import Analysis
+from zsei.assembly import draft_record, sealed
+from zsei.clock import Clock, Progress
+from zsei.errors import UsageError
+from zsei.gate.audit import audit_key, audited
+from zsei.gate.baseline import measure_baseline
+from zsei.gate.rounds import Outcome, edits_of, try_all
+from zsei.gate.sandbox import verify_unchanged
+from zsei.graph.build import build_graph
+from zsei.graph.export import write_graphml, write_json
+from zsei.importance.ranking import rank
+from zsei.llm import LLM, CallRecord, connect
+from zsei.memory import Memory, ask_memory, cards_of
+from zsei.records import AnalysisRecord, Answer, Failure, Finding, Proposal, Timings
+from zsei.resources import Cards, load_cards
+from zsei.settings import Settings
+from zsei.strategies.candidates import candidates, explicit
+from zsei.strategies.scores import removal_scores
+from zsei.subject.again import means_of, subject_again
+from zsei.subject.prepare import prepare
+from zsei.surgery.apply import EditedModel, apply_edits
+from zsei.surgery.save import load as load_edited
+from zsei.surgery.save import save as save_edited
+from zsei.trace.engine import engine_for
+from zsei.trace.run import trace
+
+LATENCY_PAIRS = 7
+"""Timed pairs for what is accepted in the end."""
+
+
+def analyze(
+    model: str | nn.Module | None = None,
+    data: Any = None,
+    *,
+    objective: str = "auto",
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> AnalysisRecord:
+    """Measure a model, explain it, propose changes and let the gate judge them.
+
+    Args:
+        model: `demo:minilm` (also None), a Hugging Face folder or hub name, a
+            `package.module:factory`, a `.pt2` file, or any `nn.Module`. It is never changed.
+        data: Texts, tensors, (x, y), a dict of tensors, a DataLoader, a `datasets` object, a path,
+            or a mapping of group names to any of these; None takes the default for text models.
+        objective: `auto`, `fidelity`, `causal-lm`, `masked-lm`, `classification`, `regression` or
+            `similarity`.
+        settings: Everything else; None reads `zsei.toml` and `ZSEI_*`.
+        progress: Called with (stage, share done, seconds remaining or None, note).
+
+    Returns:
+        The record. It is also kept in memory (`settings.home`), where `ask` finds it; should that
+        fail, the record says so in `failures` and is returned all the same.
+
+    Raises:
+        ZseiError: With the rule, what arrived and the likely fix.
+    """
+    settings = settings or Settings()
+    memory = Memory(settings.home, settings.embedder)
+    cards = load_cards(settings)
+    llm = connect(settings)
+    started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    clock = Clock(progress, settings.budget)
+    with _reproducible(settings):
+        with clock.stage("prepare"):
+            subject = prepare(model, data, objective=objective, settings=settings)
+            engine = engine_for(subject)
+        with clock.stage("trace") as report:
+            traced = trace(subject, settings, engine=engine, progress=report)
+            flow = build_graph(subject, traced)
+        with clock.stage("importance") as report:
+            importance = rank(subject, engine, traced, settings, progress=report)
+        analysis = Analysis(
+            subject=subject, engine=engine, trace=traced, flow=flow, importance=importance,
+            settings=settings,
+        )  # fmt: skip
+        with clock.stage("analyze"):
+            findings, clock_findings, failures = run_analyzers(analysis)
+        record = draft_record(analysis, findings, failures, cards=cards.hashes())
+        with clock.stage("advise"):
+            record, proposals, calls = _advise(record, analysis, cards, llm)
+        with clock.stage("gate") as report:
+            outcome = _judge(analysis, proposals, clock, report)
+        verify_unchanged(subject)
+    record = _with_verdicts(record, outcome, analysis)
+    timings = _timings(started, clock, traced.seconds, traced.overhead, outcome, clock_findings)
+    return remember(sealed(record, timings), settings, memory=memory, calls=calls)
+
+
+def _advise(
+    record: AnalysisRecord, analysis: Analysis, cards: Cards, llm: LLM | None
+) -> tuple[AnalysisRecord, tuple[Proposal, ...], tuple[CallRecord, ...]]:
+    """What the numbers mean, what to try in which order, and the calls that took."""
+    settings = analysis.settings
+    told = interpret(record, cards, settings, llm)
+    scores = removal_scores(analysis.subject, analysis.trace, analysis.importance)
+    possible = candidates(analysis.subject, scores, settings)
+    proposed = propose(record, possible, cards, settings, llm, calls=told.calls)
+    record = record.model_copy(
+        update={
+            "interpretations": (*told.interpretations, *proposed.interpretations),
+            "failures": (*record.failures, *told.failures, *proposed.failures),
+        }
+    )
+    proposals = proposed.proposals[: settings.max_proposals]
+    return record, proposals, (*told.calls, *proposed.calls)
+
+
+def _judge(analysis: Analysis, proposals: Sequence[Proposal], clock: Clock, report: Any) -> Outcome:
+    """Every proposal through the gate."""
+    subject, settings = analysis.subject, analysis.settings
+    scores = removal_scores(subject, analysis.trace, analysis.importance)
+    if not proposals or subject.program is None:
+        return Outcome()
+    return try_all(
+        subject,
+        measure_baseline(subject, settings),
+        [explicit(subject, scores, proposal) for proposal in proposals],
+        scores,
+        analysis.trace.means,
+        settings,
+        latency_pairs=LATENCY_PAIRS,
+        out_of_time=clock.out_of_time,
+        progress=report,
+    )
+
+
+def _with_verdicts(record: AnalysisRecord, outcome: Outcome, analysis: Analysis) -> AnalysisRecord:
+    """The record with what was tried, what became of it, and what applying it needs."""
+    verdicts = tuple(outcome.trials[p.id].verdict for p in outcome.proposals)
+    accepted = {v.proposal_id for v in verdicts if v.outcome == "accepted"}
+    cut = {c for p in outcome.proposals if p.id in accepted for c in p.components}
+    parents = {c.parent for c in record.components if c.id in cut}
+    return record.model_copy(
+        update={
+            "proposals": tuple(outcome.proposals),
+            "verdicts": verdicts,
+            "combined": outcome.combined.verdict if outcome.combined else None,
+            "means": {
+                f"{component}|{kind}": tuple(mean.flatten().tolist())
+                for (component, kind), mean in sorted(analysis.trace.means.items())
+                if kind in ("head", "neuron") and component in cut | parents
+            },
+        }
+    )
+
+
+def _timings(
+    started: str, clock: Clock, components: Any, overhead: float | None, outcome: Outcome,
+    findings: Sequence[Finding],
+) -> Timings:  # fmt: skip
+    return Timings(
+        created=started,
+        stages=clock.seconds,
+        components={name: seconds for name, seconds in components.items() if seconds > 0},
+        overhead=overhead,
+        latency=outcome.latency,
+        findings=tuple(findings),
+    )
+
+
+@contextmanager
+def _reproducible(settings: Settings) -> Iterator[None]:
+    """Seed torch and fix its threads for the analysis; both are as before afterwards."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+
+
+def remember(
+    record: AnalysisRecord,
+    settings: Settings | None = None,
+    *,
+    memory: Memory | None = None,
+    calls: Sequence[CallRecord] = (),
+) -> AnalysisRecord:
+    """Keep a record in memory; a failure to do so becomes part of the record that is returned."""
+    settings = settings or Settings()
+    try:
+        memory = memory or Memory(settings.home, settings.embedder)
+        memory.add(record)
+        memory.log_calls(calls, record.id)
+        _audit(record, settings)
+    except Exception as error:
+        failure = Failure(
+            stage="memory",
+            what="the record was not kept in memory",
+            why=str(error),
+            fix="save it with zsei.save or --out, then free the disk or mend the folder",
+        )
+        return record.model_copy(update={"failures": (*record.failures, failure)})
+    return record
+
+
+def _audit(record: AnalysisRecord, settings: Settings) -> None:
+    """File every verdict in the append-only log; a record filed before changes nothing."""
+    for verdict in (*record.verdicts, *((record.combined,) if record.combined else ())):
+        key = audit_key(
+            epoch=0,
+            model_hash=record.provenance.model_hash,
+            decision_id=f"{record.id}/{verdict.proposal_id}",
+            level=record.conditions.safety,
+        )
+        audited(settings.home / "audit.jsonl", key, lambda verdict=verdict: verdict)
+
+
+def save(record: AnalysisRecord, folder: Path | str) -> dict[str, Path]:
+    """Write record.json, flow.graphml, flow.json and report.html into a folder."""
+    from zsei.report import html
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "record.json"
+    path.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+    return {
+        "record": path,
+        "graphml": write_graphml(record.flow, folder / "flow.graphml"),
+        "json": write_json(record.flow, folder / "flow.json"),
+        "report": html.write(record, folder / "report.html"),
+    }
+
+
+def ask(question: str, *, settings: Settings | None = None) -> Answer:
+    """Answer a question about the analyses in memory, with the rows and runs behind the answer."""
+    settings = settings or Settings()
+    cards = load_cards(settings)
+    memory = Memory(settings.home, settings.embedder)
+    return ask_memory(question, memory, llm=connect(settings), knowledge=cards_of(cards))
+
+
+def apply(
+    record: AnalysisRecord,
+    model: str | nn.Module | None = None,
+    strategies: Literal["accepted"] | Sequence[str] = "accepted",
+) -> nn.Module:
+    """A smaller copy of a model: the record's proposals, physically carried out.
+
+    Args:
+        record: An analysis of that very model (its hash is compared).
+        model: The model, as for `analyze`; None loads it by the name in the record.
+        strategies: "accepted" for everything the gate accepted together, or ids of proposals.
+    """
+    return edit(record, model, strategies).model
+
+
+def edit(
+    record: AnalysisRecord,
+    model: str | nn.Module | None = None,
+    strategies: str | Sequence[str] = "accepted",
+    *,
+    settings: Settings | None = None,
+) -> EditedModel:
+    """As `apply`, with all that is needed to save the result (`save_model`)."""
+    settings = settings or Settings()
+    proposals = chosen(record, strategies)
+    subject = subject_again(record, model, settings)
+    # The minima of the analysis were enforced when the gate judged; those in force now are others.
+    free = settings.model_copy(update={"min_heads": 1, "min_channels": 1, "max_layer_share": 1.0})
+    edits, _ = edits_of(subject, proposals, {}, free)
+    return apply_edits(subject, edits, means_of(record, subject))
+
+
+def save_model(edited: EditedModel, folder: Path | str) -> Path:
+    """Save an edited model so that `load` (and, where its config allows, transformers) loads it."""
+    save_edited(edited, folder)
+    return Path(folder)
+
+
+def chosen(record: AnalysisRecord, strategies: str | Sequence[str]) -> list[Proposal]:
+    """The proposals to carry out."""
+    if strategies == "accepted":
+        together = record.combined
+        if together is not None and together.outcome == "accepted":
+            strategies = together.proposal_id.split("+")
+        else:
+            # They do not go together: the one that saves most.
+            best = sorted(record.accepted(), key=_saved, reverse=True)
+            strategies = [proposal.id for proposal in best[:1]]
+        if not strategies:
+            raise UsageError(
+                f"Only what the gate accepted is applied, and it accepted nothing in {record.id}. "
+                f"Name proposals by id to apply them all the same."
+            )
+    elif isinstance(strategies, str):
+        strategies = [strategies]
+    known = {proposal.id: proposal for proposal in record.proposals}
+    unknown = [name for name in strategies if name not in known]
+    if unknown:
+        raise UsageError(
+            f"Proposals of {record.id} are {', '.join(known) or 'none'}; {', '.join(unknown)} is "
+            f"none of them."
+        )
+    return [known[name] for name in dict.fromkeys(strategies)]
+
+
+def _saved(proposal: Proposal) -> float:
+    """Parameters a proposal is expected to remove."""
+    found = [m.value for m in proposal.expected if m.name == "parameters_removed"]
+    return found[0] or 0.0 if found else 0.0
+
+
+def load(folder: Path | str) -> nn.Module:
+    """A model that was saved by `zsei apply` or `save_model`; no code in the folder is run."""
+    return load_edited(Path(folder))

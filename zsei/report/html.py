@@ -1,0 +1,214 @@
+"""The report: one self-contained HTML file made from one record, and from nothing else.
+
+It loads nothing and runs one script of its own, which the page's content security policy names by
+its hash; the same policy forbids every connection. Every text is cleaned, clipped and escaped. A
+page over `MAX_BYTES` is drawn again with less detail, and says so.
+"""
+
+from base64 import b64encode
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from zsei.errors import OutputError
+from zsei.records import AnalysisRecord
+from zsei.report import select, text, trust, verdicts
+from zsei.report.bars import bar, bullet
+from zsei.report.flow_svg import Detail, flow_svg
+from zsei.report.heatmap import heat_map
+from zsei.report.layers import layer_table
+from zsei.report.parts import component_table, head_table
+from zsei.report.summary import answered, effect, spoken
+
+MAX_BYTES = 1_980_000
+PROSE = 1500
+"""Characters of one text shown; an honest interpretation is shorter."""
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depth:
+    """How much of a record the page shows."""
+
+    most_parts: int
+    """Nodes and components up to which it is worth trying."""
+    flow: Detail
+    groups: int
+    """Kinds of findings shown."""
+    findings: int
+    """Findings shown of one kind."""
+    proposals: int
+    listed: int
+    """Rows of each table of components."""
+    cell_titles: bool = True
+    note: str = ""
+    """What was left out, said on the page."""
+
+
+DEPTHS = (
+    Depth(
+        most_parts=3000, flow=Detail(), groups=80, findings=40, proposals=60, listed=1200,
+    ),
+    Depth(
+        most_parts=6000, flow=Detail(), groups=60, findings=25, proposals=40, listed=100,
+        note="most rows of the tables of components",
+    ),
+    Depth(
+        most_parts=9000, flow=Detail(edge_titles=False), groups=50, findings=20, proposals=30,
+        listed=400, note="numbers of single edges and some rows of the tables of components",
+    ),
+    Depth(
+        most_parts=12_000, flow=Detail(edge_titles=False, node_titles=False), groups=40,
+        findings=12, proposals=25, listed=200,
+        note="numbers of single nodes and edges of the graph and most rows of the tables of "
+        "components",
+    ),
+    Depth(
+        most_parts=40_000,
+        flow=Detail(heads=False, edge_titles=False, node_titles=False, max_nodes=4000), groups=30,
+        findings=8, proposals=15, listed=100, cell_titles=False,
+        note="the heads in the graph, numbers of single parts, and most rows of all tables",
+    ),
+    Depth(
+        most_parts=10**9, flow=Detail(heads=False, max_nodes=0), groups=12, findings=4, proposals=8,
+        listed=40, cell_titles=False, note="the graph, and most rows of all tables",
+    ),
+)  # fmt: skip
+"""From everything to what fits even for a model of tens of thousands of parts."""
+
+
+def write(record: AnalysisRecord, path: Path) -> Path:
+    """Write the report of a record to `path`; whole or not at all.
+
+    Raises:
+        OutputError: The folder does not exist, is not writable, or the disk is full.
+    """
+    page = render(record).encode()
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        with NamedTemporaryFile(dir=path.parent, prefix=".report-", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(page)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"The report must be written to a folder that exists and has room, but writing {path} "
+            f"failed ({error.strerror or error}); name another --out."
+        ) from error
+    return path
+
+
+def render(record: AnalysisRecord) -> str:
+    """The report as one HTML page under 2 MB."""
+    parts = len(record.flow.nodes) + len(record.components)
+    page = ""
+    for depth in DEPTHS:
+        if parts > depth.most_parts:
+            continue
+        page = _render(record, depth)
+        if len(page.encode()) <= MAX_BYTES:
+            break
+    return page
+
+
+def _render(record: AnalysisRecord, depth: Depth) -> str:
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    removed = verdicts.removed(record)
+    critical = select.critical_paths(record)
+    flow = flow_svg(
+        record.flow, record.components, critical=critical, removed=removed, detail=depth.flow
+    )
+    anchors = {f.id: f"finding-{i}" for i, f in enumerate(select.everything_found(record))}
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            record=record,
+            depth=depth,
+            style=Markup(style),
+            script=Markup(script),
+            policy=_policy(style, script),
+            answers=answered(record),
+            trust=spoken(record, "trust"),
+            flow=Markup(flow),
+            critical=critical,
+            heat=heat_map(record, removed, titles=depth.cell_titles),
+            layers=layer_table(record),
+            groups=select.by_code(record),
+            proposals=verdicts.in_order(record),
+            rankings=trust.rankings(record),
+            slowest=select.slowest(record),
+            parts=component_table(record, depth.listed),
+            heads=head_table(record, depth.listed),
+            anchors=anchors,
+            anchor_of_proposal={p.id: f"proposal-{i}" for i, p in enumerate(record.proposals)},
+        )
+    )
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing may be loaded or sent; only the page's own style and script are obeyed."""
+    return (
+        f"default-src 'none'; style-src '{_source_hash(style)}'; "
+        f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _source_hash(source: str) -> str:
+    return f"sha256-{b64encode(sha256(source.encode()).digest()).decode()}"
+
+
+@cache
+def _environment() -> Environment:
+    """Templates with escaping always on and every string cleaned on its way out."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, finalize=_cleaned,
+    )  # fmt: skip
+    environment.filters.update(
+        number=text.number, count=text.count, size=text.size, seconds=text.seconds,
+        percent=text.percent, short=text.short, line=text.one_line, measured=text.measured,
+        spread=text.spread, plural=text.plural, correlation=text.correlation,
+        describe=text.describe, date=_date, params=text.settings,
+        prose=partial(text.clean, limit=PROSE),
+    )  # fmt: skip
+    environment.tests["yardstick"] = trust.is_yardstick
+    environment.globals.update(
+        changes=verdicts.changes, limits=verdicts.limits, bar=bar, bullet=bullet, effect=effect,
+        aligned=text.aligned, band=_band, verdict_of=verdicts.verdict_of, said=verdicts.said,
+        scope=verdicts.scope, opening=select.opening,
+    )  # fmt: skip
+    return environment
+
+
+def _cleaned(value: object) -> object:
+    """Markup made here passes; every other string is cleaned, and then escaped by jinja."""
+    return text.clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _date(created: str) -> str:
+    """`2026-03-14 09:26 UTC`; as it stands when it is no date."""
+    try:
+        return datetime.fromisoformat(created).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return text.one_line(created, 60) or "no date"
+
+
+def _band(share: float) -> str:
+    """What a share of the time calls for."""
+    if share > 0.2:
+        return "now"
+    if share > 0.1:
+        return "next"
+    return "later" if share > 0.05 else "not worth it"

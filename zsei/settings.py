@@ -1,0 +1,113 @@
+"""Settings: defaults < `zsei.toml` in the working folder < `ZSEI_*` variables < arguments.
+
+No language model can reach these values: the gate reads its limits here and nowhere else.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+SafetyLevel = Literal["conservative", "moderate", "aggressive"]
+EditKind = Literal["channels", "heads", "layers"]
+
+LIMITS: dict[EditKind, dict[SafetyLevel, tuple[float, float]]] = {
+    "channels": {
+        "conservative": (0.02, 0.05),
+        "moderate": (0.03, 0.08),
+        "aggressive": (0.05, 0.12),
+    },
+    "heads": {"conservative": (0.03, 0.08), "moderate": (0.05, 0.12), "aggressive": (0.08, 0.15)},
+    "layers": {"conservative": (0.05, 0.12), "moderate": (0.08, 0.15), "aggressive": (0.12, 0.20)},
+}
+"""Largest (accuracy drop, relative loss increase) by kind of change and safety level. Under
+*fidelity*: (1 - agreement, mean divergence)."""
+
+
+class LLMSettings(BaseModel):
+    """How the language model is called."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    deadline_seconds: float = Field(default=60.0, gt=0)
+    """Wall-clock limit of one question, retries and re-asks included."""
+    attempt_seconds: float = Field(default=30.0, gt=0)
+    retries: int = Field(default=2, ge=0)
+    """Transport retries (429, 5xx, dropped connections)."""
+    repairs: int = Field(default=2, ge=0)
+    """How often an invalid answer is sent back with the list of what is wrong."""
+    max_tokens: int = Field(default=2000, gt=0)
+    max_calls: int = Field(default=12, gt=0)
+    """Calls per analysis."""
+
+
+class Settings(BaseSettings):
+    """Everything a user may set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ZSEI_",
+        env_nested_delimiter="__",
+        toml_file="zsei.toml",
+        frozen=True,
+        extra="forbid",
+    )
+
+    safety: SafetyLevel = "moderate"
+    seed: int = Field(default=0, ge=0)
+    budget: float | None = Field(default=None, gt=0)
+    """Seconds the analysis may take; optional work is left out when it runs short."""
+    threads: int | None = Field(default=None, ge=1)
+    """Torch threads; None leaves torch's own choice."""
+    home: Path = Path(".zsei")
+    """Where memory lives."""
+    cards: Path | None = None
+    """A project folder with agents/, prompts/, knowledge/ that override or add cards."""
+    llm: str | None = None
+    """A litellm model name, or None for the rule-based voice."""
+    llm_call: LLMSettings = LLMSettings()
+    embedder: Path | None = None
+    """Folder of a sentence-transformers model; None is the MiniLM that ZSEI depends on."""
+    allow_remote_code: bool = False
+    """Let a Hugging Face folder run Python code that came with it."""
+    allow_download: bool = True
+    """Let a hub name be downloaded; a missing network is noticed within seconds."""
+
+    samples: int = Field(default=128, ge=4)
+    """Samples used in all, calibration and held-out together, when the data has more."""
+    batch_size: int = Field(default=16, ge=1)
+    length: int = Field(default=64, ge=4)
+    """Tokens per text."""
+    probes: int = Field(default=4, ge=1)
+    """Random output directions for output sensitivity."""
+    ablation_sample: int = Field(default=24, ge=2)
+    """Components ablated exactly at least, to validate the cheap scores."""
+    replacement: Literal["mean", "zero", "resample"] = "mean"
+
+    bootstrap: int = Field(default=2000, ge=200)
+    """Bootstrap resamples of the gate."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    min_heads: int = Field(default=2, ge=1)
+    min_channels: int = Field(default=16, ge=1)
+    max_layer_share: float = Field(default=0.2, gt=0, le=1)
+    """At most this share of the layers may go."""
+    max_proposals: int = Field(default=6, ge=0)
+    rounds: int = Field(default=2, ge=1)
+    """Times a rejected proposal may come back smaller."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments win over the environment, which wins over `zsei.toml`; no .env is read."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

@@ -1,0 +1,297 @@
+"""One pass over the calibration data: forward, gradients, and what is kept of them.
+
+Per batch one forward run with a gradient tape that starts at the first tapped value (weights are
+frozen, so only activations cost), one backward per probe, and a fixed number of rows of every
+value. Everything else is computed from those rows and from sums. On MiniLM this costs about as much
+as the forward and backward themselves.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from zsei.subject.objective import Objective, loss, readout
+from zsei.subject.objective import probes as draw
+from zsei.subject.types import Batch, Site
+from zsei.trace.attention_maps import AttentionCall, attention_weights, head_patterns
+from zsei.trace.engine import Engine
+from zsei.trace.responses import (
+    attribution,
+    removal_responses,
+    root_mean_square,
+    unit_mean,
+)
+from zsei.trace.rows import take_rows
+from zsei.trace.taps import HeadTap, Taps
+
+ATTENTION_SAMPLES = 4
+"""Samples per batch whose attention weights are recomputed."""
+
+
+@dataclass
+class Moments:
+    """Running count, sum and sum of squares over samples; values may have further axes."""
+
+    n: int = 0
+    total: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    squares: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+
+    def add(self, values: Tensor) -> None:
+        """Take in values [n, ...]."""
+        values = values.detach().double()
+        self.n += values.shape[0]
+        self.total = self.total + values.sum(0)
+        self.squares = self.squares + values.square().sum(0)
+
+    def mean(self) -> Tensor:
+        """Mean over samples."""
+        return self.total / max(self.n, 1)
+
+    def std(self) -> Tensor:
+        """Standard deviation over samples (n - 1)."""
+        variance = self.squares - self.total.square() / max(self.n, 1)
+        return (variance.clamp_min(0) / max(self.n - 1, 1)).sqrt()
+
+
+@dataclass
+class ValueEvidence:
+    """What is kept of one value."""
+
+    rms: Moments = field(default_factory=Moments)
+    gradient_rms: Moments = field(default_factory=Moments)
+    largest: float = 0.0
+    rows: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class SiteEvidence:
+    """What is kept of the units at one site."""
+
+    sensitivity: Moments = field(default_factory=Moments)
+    """Squared probe response when its mean stands in for each unit, [U]."""
+    zeroing: Moments = field(default_factory=Moments)
+    """The same when zero stands in for the unit, [U]."""
+    taylor: Moments = field(default_factory=Moments)
+    """|Σ a · g| of the loss per unit; empty without labels."""
+    attribution: Moments = field(default_factory=Moments)
+    """Signed Σ a · g of the loss per unit; empty without labels."""
+    largest: Tensor | None = None
+    """max |a| per unit over all data, [U]."""
+
+
+@dataclass
+class Evidence:
+    """Everything one pass keeps."""
+
+    values: dict[str, ValueEvidence] = field(default_factory=dict)
+    sites: dict[tuple[str, str], SiteEvidence] = field(default_factory=dict)
+    means: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    attention: dict[str, list[dict[str, Tensor]]] = field(default_factory=dict)
+    join_gradients: dict[str, Moments] = field(default_factory=dict)
+    """"operand->join" -> Σ a · g of the loss, or its square over probes: exact for that edge."""
+    samples: int = 0
+
+
+def collect_means(
+    engine: Engine, sites: Iterable[Site], batches: Iterable[Batch]
+) -> dict[tuple[str, str], Tensor]:
+    """Mean value of every site over the data (padding left out): what mean ablation puts in."""
+    totals: dict[tuple[str, str], tuple[Tensor, float]] = {}
+    by_node: dict[str, list[Site]] = {}
+    for site in sites:
+        by_node.setdefault(site.node, []).append(site)
+    for batch in batches:
+
+        def watching(here: list[Site], batch: Batch = batch) -> Callable[[Tensor], None]:
+            def see(value: Tensor) -> None:
+                for site in here:
+                    key = (site.component, site.kind)
+                    total, count = unit_mean(value, site, batch.mask)
+                    known = totals.get(key)
+                    totals[key] = (total, count) if known is None else (
+                        known[0] + total, known[1] + count
+                    )  # fmt: skip
+
+            return see
+
+        with torch.no_grad():
+            engine.run(batch, {node: watching(here) for node, here in by_node.items()})
+    return {key: total / count for key, (total, count) in totals.items()}
+
+
+def collect(
+    engine: Engine,
+    taps: Taps,
+    objective: Objective,
+    batches: Iterable[Batch],
+    *,
+    probes: int,
+    seed: int,
+    rows: int,
+    means: Mapping[tuple[str, str], Tensor] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Evidence:
+    """Run the pass.
+
+    Args:
+        engine: Runs the model.
+        taps: What to watch.
+        objective: Gives the probes and, with labels, the loss.
+        batches: Calibration data.
+        probes: Random output directions per batch.
+        seed: Seeds the probes.
+        rows: Rows kept per value over all batches.
+        means: What mean ablation puts in; None takes each batch's own mean, which saves a run.
+        progress: Called with the share done.
+    """
+    batches = list(batches)
+    evidence = Evidence(means=dict(means or {}))
+    generator = torch.Generator().manual_seed(seed)
+    per_batch = max(2, rows // max(len(batches), 1))
+    for number, batch in enumerate(batches):
+        _one_batch(engine, taps, objective, batch, probes, generator, per_batch, evidence, means)
+        if progress is not None:
+            progress((number + 1) / len(batches))
+    return evidence
+
+
+def _one_batch(
+    engine: Engine, taps: Taps, objective: Objective, batch: Batch, probes: int,
+    generator: torch.Generator, rows: int, evidence: Evidence,
+    means: Mapping[tuple[str, str], Tensor] | None,
+) -> None:  # fmt: skip
+    alive: dict[str, Tensor] = {}
+    wanted = set(taps.values)
+    calls: dict[str, Tensor] = {}
+    extra = {
+        name for tap in taps.attentions for name in (tap.query, tap.key, tap.mask) if name
+    }  # fmt: skip
+
+    def tape(name: str) -> Callable[[Tensor], Tensor | None]:
+        def see(value: Tensor) -> Tensor | None:
+            if name in extra:
+                calls[name] = value.detach()[:ATTENTION_SAMPLES]
+            if name not in wanted or not isinstance(value, Tensor):
+                return None
+            if not value.requires_grad and value.is_floating_point():
+                value = value.detach().requires_grad_()
+            alive[name] = value
+            return value
+
+        return see
+
+    with torch.enable_grad():
+        output = engine.run(batch, {name: tape(name) for name in wanted | extra})
+        seen = readout(objective, output, batch)
+        names = [name for name in taps.values if name in alive and alive[name].requires_grad]
+        tensors = [alive[name] for name in names]
+        scalars = [s.sum() for s in draw(objective, seen, batch, probes, generator)]
+        if objective.supervised:
+            scalars.append(loss(objective, seen, batch).sum())
+        evidence.samples += batch.size
+        _keep_values(taps, alive, batch, rows, evidence)
+        _keep_attention(taps.attentions, calls, batch, evidence)
+        for number, scalar in enumerate(scalars):
+            is_loss = number == probes
+            last = number == len(scalars) - 1
+            found = torch.autograd.grad(scalar, tensors, retain_graph=not last, allow_unused=True)
+            gradients = {n: g for n, g in zip(names, found, strict=True) if g is not None}
+            _keep_gradients(
+                taps,
+                alive,
+                gradients,
+                batch,
+                evidence,
+                means,
+                is_loss=is_loss,
+                supervised=objective.supervised,
+            )
+            if is_loss or (last and not objective.supervised):
+                for name, gradient in gradients.items():
+                    evidence.values[name].gradient_rms.add(root_mean_square(gradient))
+
+
+def _keep_values(
+    taps: Taps, alive: Mapping[str, Tensor], batch: Batch, rows: int, evidence: Evidence
+) -> None:
+    with torch.no_grad():
+        for name, axis in taps.values.items():
+            value = alive.get(name)
+            if value is None:
+                continue
+            kept = evidence.values.setdefault(name, ValueEvidence())
+            kept.rms.add(root_mean_square(value))
+            low, high = torch.aminmax(value)
+            kept.largest = max(kept.largest, -float(low), float(high))
+            kept.rows.append(take_rows(value, axis, batch.mask, rows))
+        for site in taps.sites:
+            if site.kind in ("neuron", "channel") and site.node in alive:
+                value, axis = alive[site.node], site.axis or 0
+                others = tuple(a for a in range(value.ndim) if a != axis)
+                largest = torch.maximum(value.amax(others), -value.amin(others))
+                kept = evidence.sites.setdefault((site.component, site.kind), SiteEvidence())
+                kept.largest = (
+                    largest if kept.largest is None else torch.maximum(kept.largest, largest)
+                )
+
+
+def _keep_attention(
+    attentions: tuple[HeadTap, ...], calls: Mapping[str, Tensor], batch: Batch, evidence: Evidence
+) -> None:
+    with torch.no_grad():
+        for tap in attentions:
+            call = AttentionCall(
+                query=calls[tap.query],
+                key=calls[tap.key],
+                mask=calls.get(tap.mask) if tap.mask else None,
+                causal=tap.causal,
+                scale=tap.scale,
+            )
+            weights = attention_weights(call)
+            real = None
+            if batch.mask is not None and batch.mask.shape[1] == weights.shape[2]:
+                real = batch.mask[:ATTENTION_SAMPLES]
+            fits = real is not None and real.shape[0] == weights.shape[0]
+            patterns = head_patterns(weights, real if fits else None)
+            evidence.attention.setdefault(tap.component, []).append(patterns)
+
+
+def _keep_gradients(
+    taps: Taps, alive: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch: Batch,
+    evidence: Evidence, means: Mapping[tuple[str, str], Tensor] | None, *, is_loss: bool,
+    supervised: bool,
+) -> None:  # fmt: skip
+    for site in taps.sites:
+        gradient = gradients.get(site.node)
+        if gradient is None:
+            continue
+        key = (site.component, site.kind)
+        kept = evidence.sites.setdefault(key, SiteEvidence())
+        value = alive[site.node]
+        if is_loss:
+            signed = attribution(gradient, value, site, batch.size)
+            kept.attribution.add(signed)
+            kept.taylor.add(signed.abs())
+            continue
+        if means is not None:
+            mean = means.get(key)
+        else:
+            total, count = unit_mean(value, site, batch.mask)
+            mean = total / count
+            evidence.means.setdefault(key, mean)
+        entered = alive.get(site.source) if site.source else None
+        averaged, zeroed = removal_responses(gradient, value, mean, site, entered, batch.size)
+        kept.sensitivity.add(averaged.square())
+        kept.zeroing.add(zeroed.square())
+    if supervised and not is_loss:
+        return
+    for join in taps.joins:
+        gradient = gradients.get(join.node)
+        if gradient is None:
+            continue
+        for name in (join.skip, join.branch):
+            product = (gradient * alive[name].detach()).reshape(batch.size, -1).sum(1)
+            edge = evidence.join_gradients.setdefault(f"{name}->{join.node}", Moments())
+            edge.add(product if is_loss else product.square())
