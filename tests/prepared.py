@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from zsei.analyzers.context import Analysis
 from zsei.graph.build import build_graph
 from zsei.importance.ranking import rank
+from zsei.measures import MEASURES
 from zsei.settings import Settings
 from zsei.subject.anatomy import read_anatomy
 from zsei.subject.objective import Objective
@@ -34,7 +35,7 @@ def family(name: str) -> Subject:
 @cache
 def traced(name: str) -> Trace:
     """What a trace of that family measures."""
-    return trace(family(name), SMALL)
+    return trace(family(name), SMALL, measures=MEASURES)
 
 
 def subject_of(
@@ -75,7 +76,7 @@ def subject_of(
 def analysed(subject: Subject, settings: Settings = SMALL) -> Analysis:
     """Everything up to the analyzers."""
     engine = engine_for(subject)
-    measured = trace(subject, settings, engine=engine)
+    measured = trace(subject, settings, engine=engine, measures=MEASURES)
     return Analysis(
         subject=subject,
         engine=engine,

@@ -44,10 +44,13 @@ def draft_record(
         conditions=_conditions(subject, settings),
         components=subject.anatomy.components,
         measurements=_measurements(analysis.trace, analysis.importance),
+        groups={group: dict(named) for group, named in analysis.trace.groups.items()},
+        matrices=analysis.trace.matrices,
+        edges=analysis.trace.edges,
         flow=analysis.flow.data(),
         findings=tuple(findings),
         validation=_validation(subject, analysis.trace, analysis.importance),
-        failures=tuple(failures),
+        failures=(*analysis.trace.failures, *failures),
     )
 
 
@@ -129,5 +132,5 @@ def _validation(subject: Subject, trace: Trace, importance: Importance) -> Valid
         instrumentation=(difference,),
         criteria=importance.checks,
         rankings=importance.rankings,
-        notes=(*subject.notes, *importance.notes),
+        notes=(*subject.notes, *trace.notes, *importance.notes),
     )

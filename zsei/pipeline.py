@@ -26,6 +26,7 @@ from zsei.graph.build import build_graph
 from zsei.graph.export import write_graphml, write_json
 from zsei.importance.ranking import rank
 from zsei.llm import LLM, CallRecord, connect
+from zsei.measures import MEASURES
 from zsei.memory import Memory, ask_memory, cards_of
 from zsei.records import AnalysisRecord, Answer, Failure, Finding, Proposal, Timings
 from zsei.resources import Cards, load_cards
@@ -82,7 +83,7 @@ def analyze(
             subject = prepare(model, data, objective=objective, settings=settings)
             engine = engine_for(subject)
         with clock.stage("trace") as report:
-            traced = trace(subject, settings, engine=engine, progress=report)
+            traced = trace(subject, settings, engine=engine, measures=MEASURES, progress=report)
             flow = build_graph(subject, traced)
         with clock.stage("importance") as report:
             importance = rank(subject, engine, traced, settings, progress=report)

@@ -80,6 +80,19 @@ class Component(Record):
     """How many separately removable units it holds (heads, neurons, channels); 0 if none."""
 
 
+class Check(Record):
+    """One way in which the analysis tested something it says; it stands beside what it tested."""
+
+    name: str
+    """What was done: "exact-ablation", "widening", "random-paths", "half-samples" ..."""
+    outcome: Literal["agrees", "disagrees", "inconclusive"]
+    """"inconclusive" when the data could not tell; the message then says how much is needed."""
+    evidence: tuple[Measurement, ...] = ()
+    message: str
+    about: str = ""
+    """What was tested, where it stands beside no finding: "instrumentation", a ranking ..."""
+
+
 class Finding(Record):
     """What an analyzer saw."""
 
@@ -90,6 +103,8 @@ class Finding(Record):
     severity: float = Field(ge=0, le=1)
     evidence: tuple[Measurement, ...]
     message: str
+    checks: tuple[Check, ...] = ()
+    """What the analysis did to test this finding; no part of its id."""
 
     @staticmethod
     def make(
@@ -116,6 +131,41 @@ class Finding(Record):
         from zsei.report.notebook import finding_html
 
         return finding_html(self)
+
+
+class Matrix(Record):
+    """Numbers for pairs: components by components, heads by heads, positions by positions."""
+
+    name: str
+    """What was measured, one of the names in `knowledge/metrics.yaml`."""
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    """One tuple per row; None where nothing could be told."""
+    unit: str = ""
+    n: int = 0
+    """How many inputs (samples) it rests on."""
+    note: str = ""
+    component: str | None = None
+    """The component it belongs to, if it belongs to one."""
+
+
+class AttributedEdge(Record):
+    """What one writer of the residual stream gives one reader of it."""
+
+    writer: str
+    reader: str
+    port: Literal["q", "k", "v", "in"] = "in"
+    """Which input of the reader: query, key or value of a head, or its only one."""
+    attribution: float
+    """Σ (a - a*) · g: first-order change of the objective, or its RMS over probes."""
+    std: float | None = None
+    n: int = 0
+    integrated: float | None = None
+    """The same with gradients averaged on the way from a* to a."""
+    route_share: float | None = None
+    """L1 proximity share of the writer in what the reader reads: size, not importance."""
 
 
 class Claim(Record):
@@ -246,6 +296,8 @@ class Validation(Record):
     """Largest output difference between instrumented and plain model, and the like."""
     criteria: tuple[CriterionCheck, ...] = ()
     rankings: tuple[Ranking, ...] = ()
+    checks: tuple[Check, ...] = ()
+    """Tests of what is no finding: instrumentation, rankings, strategies."""
     notes: tuple[str, ...] = ()
 
 
@@ -352,6 +404,11 @@ class AnalysisRecord(Record):
     components: tuple[Component, ...]
     measurements: dict[str, tuple[Measurement, ...]] = Field(default_factory=dict)
     """Component id -> everything measured about it."""
+    groups: dict[str, dict[str, tuple[Measurement, ...]]] = Field(default_factory=dict)
+    """Data group -> component id -> what was measured on that group alone."""
+    matrices: tuple[Matrix, ...] = ()
+    edges: tuple[AttributedEdge, ...] = ()
+    """Writer-reader pairs of the residual stream, largest |attribution| first."""
     flow: FlowData = FlowData()
     findings: tuple[Finding, ...] = ()
     interpretations: tuple[Interpretation, ...] = ()

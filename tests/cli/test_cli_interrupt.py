@@ -85,10 +85,10 @@ def test_ctrl_c_with_json_is_one_object(tmp_path: Path) -> None:
     assert json.loads(out)["error"]["type"] == "Interrupted"
 
 
-@pytest.mark.parametrize("delay", [0.15, 0.4, 1.0])
-def test_ctrl_c_while_starting(tmp_path: Path, delay: float) -> None:
+@pytest.mark.parametrize("delay", [0.01, 0.15, 0.4, 0.7, 1.0, 1.5])
+def test_ctrl_c_while_starting_or_leaving(tmp_path: Path, delay: float) -> None:
     """Wherever the imports stand at that moment; only Python's own start is not ours to answer."""
-    begin = "import sys; print(flush=True); from zsei.cli import main; sys.exit(main())"
+    begin = "import sys; from zsei.cli import main; print(flush=True); sys.exit(main())"
     with subprocess.Popen(
         [sys.executable, "-c", begin, "doctor"],
         stdout=subprocess.PIPE,

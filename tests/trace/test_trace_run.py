@@ -11,6 +11,7 @@ from oracles.statistics import effective_rank_by_svd, proximity_by_loops
 from prepared import SMALL, family, seeded, subject_of, traced
 from torch import Tensor, nn
 
+from zsei.measures import MEASURES
 from zsei.settings import Settings
 from zsei.subject.objective import Objective
 from zsei.subject.prepare import prepare
@@ -62,7 +63,7 @@ def _same(first: object, second: object) -> bool:
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "resnet"])
 def test_one_seed_gives_one_trace_apart_from_the_clock(name: str) -> None:
-    again = trace(family(name), SMALL)
+    again = trace(family(name), SMALL, measures=MEASURES)
     for part in fields(Trace):
         if part.name not in CLOCK:
             assert _same(getattr(traced(name), part.name), getattr(again, part.name)), part.name

@@ -4,8 +4,11 @@
 somebody to answer it from the first moment, and every command imports what it needs when it runs.
 """
 
+import atexit
 import os
+import signal
 import sys
+import threading
 
 __all__ = ["main"]
 
@@ -24,11 +27,23 @@ def main(arguments: list[str] | None = None) -> int:
         from zsei.cli.run import run
 
         code = run(sys.argv[1:] if arguments is None else arguments)
+        if arguments is None and code != 130:
+            _answer_late_interrupts()
     except KeyboardInterrupt:
         code = 130
     if code == 130 and arguments is None:
         _leave(code)
     return code
+
+
+def _answer_late_interrupts() -> None:
+    """Ctrl-C while Python and the libraries put themselves away: leave at once, without a word.
+
+    Registered first, the function at exit runs last; after it Python would let the signal kill.
+    """
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, lambda _number, _frame: os._exit(130))
 
 
 def _leave(code: int) -> None:

@@ -1,5 +1,6 @@
 """Runs one command line: every way it can end becomes an exit code and at most one sentence."""
 
+import _thread
 import contextlib
 import errno
 import json
@@ -18,6 +19,8 @@ from zsei.cli import codes
 from zsei.cli.app import app
 from zsei.errors import OutputError, ZseiError
 
+INTERRUPTED = "Interrupted; nothing was left half written."
+
 
 def run(arguments: list[str]) -> int:
     """Run the command that `arguments` name and return its exit code; nothing is raised."""
@@ -27,7 +30,7 @@ def run(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in options
-    with _interruptible() as interrupted:
+    with _interruptible(as_json=as_json) as interrupted:
         try:
             code = app(args=arguments, prog_name="zsei", standalone_mode=False)
             if code != codes.INTERRUPTED:  # typer's own answer to KeyboardInterrupt
@@ -39,7 +42,7 @@ def run(arguments: list[str]) -> int:
             if not interrupted.is_set() and not isinstance(error, KeyboardInterrupt):
                 return _fail(error, as_json=as_json)
             _show_traceback()
-    _say("Interrupted", "Interrupted; nothing was left half written.", as_json=as_json)
+    _say("Interrupted", INTERRUPTED, as_json=as_json)
     return codes.INTERRUPTED
 
 
@@ -108,10 +111,13 @@ def _silence_libraries() -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
+def _interruptible(*, as_json: bool) -> Iterator[threading.Event]:
     """Remember that Ctrl-C was pressed, even where somebody else catches the exception.
 
-    Once it was, the next Ctrl-C ends the process at once: leaving must not be able to hang.
+    An exception in the middle of an import can abort the process (torch's start in C++) and is lost
+    in a destructor. So while something is imported, when nothing is being written, the process
+    leaves at once; and an interrupt that Python had to ignore is sent again. Once Ctrl-C was
+    pressed, the next one ends the process: leaving must not be able to hang.
     """
     interrupted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -120,10 +126,41 @@ def _interruptible() -> Iterator[threading.Event]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         interrupted.set()
+        if _is_importing(frame):
+            _leave_now(as_json=as_json)
         raise KeyboardInterrupt
 
+    ignored = sys.unraisablehook
+
+    def again(lost: "sys.UnraisableHookArgs") -> None:
+        if lost.exc_type is not KeyboardInterrupt:
+            ignored(lost)
+            return
+        # From another thread: raised here, it would be lost here again.
+        threading.Timer(0.01, _thread.interrupt_main).start()
+
     before = signal.signal(signal.SIGINT, interrupt)
+    sys.unraisablehook = again
     try:
         yield interrupted
     finally:
+        sys.unraisablehook = ignored
         signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted.is_set() else before)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether an import is under way anywhere on the stack."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _leave_now(*, as_json: bool) -> None:
+    """Say that it was interrupted and end the process, without running anything else."""
+    os.write(2, f"zsei: {INTERRUPTED}\n".encode())
+    if as_json:
+        answer = {"error": {"type": "Interrupted", "message": INTERRUPTED}}
+        os.write(1, f"{json.dumps(answer)}\n".encode())
+    os._exit(codes.INTERRUPTED)

@@ -23,7 +23,7 @@ from zsei.trace.responses import (
     root_mean_square,
     unit_mean,
 )
-from zsei.trace.rows import take_rows
+from zsei.trace.rows import row_samples, take_rows
 from zsei.trace.taps import HeadTap, Taps
 
 ATTENTION_SAMPLES = 4
@@ -63,6 +63,10 @@ class ValueEvidence:
     gradient_rms: Moments = field(default_factory=Moments)
     largest: float = 0.0
     rows: list[Tensor] = field(default_factory=list)
+    gradient_rows: list[Tensor] = field(default_factory=list)
+    """Gradient at the same rows: of the loss, without labels of the last probe."""
+    row_samples: list[Tensor] = field(default_factory=list)
+    """Sample each row belongs to, counted over all batches."""
 
 
 @dataclass
@@ -210,7 +214,11 @@ def _one_batch(
             )
             if is_loss or (last and not objective.supervised):
                 for name, gradient in gradients.items():
-                    evidence.values[name].gradient_rms.add(root_mean_square(gradient))
+                    kept = evidence.values[name]
+                    kept.gradient_rms.add(root_mean_square(gradient))
+                    kept.gradient_rows.append(
+                        take_rows(gradient, taps.values[name], batch.mask, rows)
+                    )
 
 
 def _keep_values(
@@ -226,6 +234,8 @@ def _keep_values(
             low, high = torch.aminmax(value)
             kept.largest = max(kept.largest, -float(low), float(high))
             kept.rows.append(take_rows(value, axis, batch.mask, rows))
+            first = evidence.samples - batch.size
+            kept.row_samples.append(first + row_samples(value, axis, batch, rows))
         for site in taps.sites:
             if site.kind in ("neuron", "channel") and site.node in alive:
                 value, axis = alive[site.node], site.axis or 0

@@ -8,6 +8,8 @@ values can be compared row by row.
 import torch
 from torch import Tensor
 
+from zsei.subject.types import Batch
+
 
 def row_indices(lead: tuple[int, ...], mask: Tensor | None, limit: int) -> tuple[Tensor, ...]:
     """Indices into the leading axes of at most `limit` rows, evenly spread over the real ones.
@@ -40,6 +42,22 @@ def take_rows(value: Tensor, axis: int, mask: Tensor | None, limit: int) -> Tens
     if moved.ndim == 1:
         return moved[None]
     return moved[row_indices(tuple(moved.shape[:-1]), mask, limit)]
+
+
+def row_samples(value: Tensor, axis: int, batch: Batch, limit: int) -> Tensor:
+    """Sample, counted from 0 within the batch, of each row that `take_rows` gives, [r].
+
+    Values that fold something into the first axis do so sample-major, so k rows of it are one
+    sample's; a value without samples (position embeddings) belongs to the first.
+    """
+    if value.ndim == 4 and axis == -1:
+        lead = (value.shape[0], value.shape[2])
+    else:
+        lead = tuple(size for a, size in enumerate(value.shape) if a != axis % value.ndim)
+    if not lead:
+        return torch.zeros(1, dtype=torch.long)
+    first = row_indices(lead, batch.mask, limit)[0]
+    return first // max(1, lead[0] // batch.size)
 
 
 def effective_rank(rows: Tensor, *, standardise: bool = False) -> tuple[float, int]:

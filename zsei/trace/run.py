@@ -1,7 +1,7 @@
 """The trace stage: run the model on the calibration data and keep numbers, not values."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,8 +10,10 @@ from zsei.settings import Settings
 from zsei.subject.types import Subject
 from zsei.trace.engine import Engine, engine_for
 from zsei.trace.evidence import Evidence, Moments, collect, collect_means
+from zsei.trace.measuring import run_measures
 from zsei.trace.summary import Trace, head_shares, head_similarity, summarise
 from zsei.trace.taps import Taps, find_taps
+from zsei.trace.view import Measure, View
 
 ROWS = 512
 """Rows kept of every value."""
@@ -22,6 +24,7 @@ def trace(
     settings: Settings,
     *,
     engine: Engine | None = None,
+    measures: Sequence[Measure] = (),
     progress: Callable[[float], None] | None = None,
 ) -> Trace:
     """Measure every component of a subject on its calibration data.
@@ -30,6 +33,7 @@ def trace(
         subject: Model, data, objective, anatomy.
         settings: `probes`, `seed`.
         engine: Reuse an engine; None makes one.
+        measures: What else to work out from what the pass keeps.
         progress: Called with the share done.
     """
     engine = engine or engine_for(subject)
@@ -47,6 +51,11 @@ def trace(
         progress=progress,
     )
     measured = evidence_to_trace(subject, taps, evidence)
+    view = View(
+        subject=subject, engine=engine, taps=taps, evidence=evidence,
+        measurements=measured.measurements, settings=settings,
+    )  # fmt: skip
+    measured = run_measures(measured, view, measures)
     seconds, overhead = _clock(subject, engine)
     return replace(
         measured,

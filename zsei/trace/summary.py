@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsei.records import Component, Measurement
+from zsei.records import AttributedEdge, Component, Failure, Matrix, Measurement
 from zsei.subject.objective import predicted_divergence
 from zsei.subject.types import Site, Subject
 from zsei.trace.attention_maps import pattern_measurements
@@ -67,6 +67,13 @@ class Trace:
     """Seconds of the interpreted forward over the plain one."""
     output_difference: float = 0.0
     """Largest |instrumented - plain| output, on one batch."""
+    groups: Mapping[str, Mapping[str, tuple[Measurement, ...]]] = field(default_factory=dict)
+    """Data group -> component id -> what measures found on that group alone."""
+    matrices: tuple[Matrix, ...] = ()
+    edges: tuple[AttributedEdge, ...] = ()
+    notes: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+    """Measures that broke."""
 
 
 def summarise(

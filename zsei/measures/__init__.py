@@ -1,0 +1,30 @@
+"""The shelf of measures: what the one pass kept in, numbers about components out. One file each."""
+
+import inspect
+
+from zsei.errors import UsageError
+from zsei.measures.layer_similarity import LayerSimilarity
+from zsei.trace.view import Measure, Measured, View
+
+__all__ = ["MEASURES", "Measure", "Measured", "View", "explain"]
+
+MEASURES: tuple[Measure, ...] = (
+    # phase 2: forward flow
+    # phase 3: gradient flow
+    # phase 4: integration
+    LayerSimilarity(),
+)
+"""Every measure, in the order of the phases."""
+
+
+def explain(name: str) -> str:
+    """The documentation of a measure: what it measures, how, and when it misleads.
+
+    Raises:
+        UsageError: There is no such measure.
+    """
+    for measure in MEASURES:
+        if measure.name == name:
+            return inspect.getdoc(type(measure)) or ""
+    known = ", ".join(sorted(measure.name for measure in MEASURES))
+    raise UsageError(f"A measure is one of {known}, but got {name!r}.")
