@@ -13,6 +13,7 @@ from zsei.subject.types import Site, Subject
 from zsei.trace.ablation import Target, ablate, ablate_together
 from zsei.trace.engine import engine_for
 from zsei.trace.evidence import collect_means
+from zsei.trace.hooks import ModuleEngine
 
 CLASSES = 6
 
@@ -163,3 +164,86 @@ def test_one_target_alone_is_what_ablate_says(subject: Subject) -> None:
             engine, subject.objective, subject.calibration, [target], **given
         )
         assert torch.equal(together, alone.divergence)
+
+
+@pytest.fixture(scope="module")
+def deep() -> tuple[Transformer, Subject]:
+    torch.manual_seed(4)
+    model = Transformer(16, 16, 16, 16).eval()
+    objective = Objective(name="fidelity", output="values", reason="")
+    return model, subject_of(model, [seeded(6, 5, WIDTH)], objective, batch_size=3)
+
+
+def _moved(subject: Subject, edited: Transformer) -> list[float]:
+    """Relative L2 per sample, by definition."""
+    found = []
+    for batch in subject.calibration:
+        with torch.no_grad():
+            clean, moved = (m(batch.inputs[0]).double() for m in (subject.model, edited))
+        found += [float((b - a).norm() / a.norm()) for a, b in zip(clean, moved, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("gone", [(0,), (1, 2), (0, 2, 3), (0, 1, 2, 3)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_several_bypassed_layers_are_not_there(
+    deep: tuple[Transformer, Subject], gone: tuple[int, ...], backwards: bool
+) -> None:
+    """Layers in a row too, where what enters one is what the bypass of the last one left."""
+    model, subject = deep
+    targets = [Target(site=_site(subject, f"blocks.{n}", "layer"), units=(0,)) for n in gone]
+    found = ablate_together(
+        engine_for(subject), subject.objective, subject.calibration,
+        targets[::-1] if backwards else targets, means={},
+    )  # fmt: skip
+    edited = copy.deepcopy(model)
+    edited.blocks = torch.nn.ModuleList(b for i, b in enumerate(edited.blocks) if i not in gone)
+    assert found.tolist() == pytest.approx(_moved(subject, edited), abs=1e-6)
+    assert float(found.min()) > 1e-3
+
+
+def test_layers_heads_neurons_and_branches_go_together(deep: tuple[Transformer, Subject]) -> None:
+    """A mixed set, with a head inside a bypassed layer, where it cannot matter any more."""
+    model, subject = deep
+    heads = _site(subject, "blocks.0/attention", "head")
+    inside = _site(subject, "blocks.1/attention", "head")
+    targets = [
+        Target(site=_site(subject, "blocks.1", "layer"), units=(0,)),
+        Target(site=inside, units=(0,)),
+        Target(site=heads, units=(1, 2)),
+        Target(site=_site(subject, "blocks.2/mlp", "neuron"), units=(3, 7)),
+        Target(site=_site(subject, "blocks.3/mlp", "branch"), units=(0,)),
+    ]
+    engine = engine_for(subject)
+    sites = [target.site for target in targets if target.site.kind != "layer"]
+    means = collect_means(engine, sites, subject.calibration)
+    found = ablate_together(
+        engine, subject.objective, subject.calibration, targets, means=means, replacement="zero"
+    )
+    edited = copy.deepcopy(model)
+    size = WIDTH // HEADS
+    with torch.no_grad():
+        edited.blocks[0].attention.output.weight[:, size : 3 * size] = 0
+        edited.blocks[2].mlp.down.weight[:, [3, 7]] = 0
+        edited.blocks[3].mlp.down.weight.zero_()
+        edited.blocks[3].mlp.down.bias.zero_()
+    edited.blocks = torch.nn.ModuleList(b for i, b in enumerate(edited.blocks) if i != 1)
+    assert found.tolist() == pytest.approx(_moved(subject, edited), abs=1e-6)
+
+
+def test_through_hooks_layers_go_together_alike(deep: tuple[Transformer, Subject]) -> None:
+    model, subject = deep
+    engine = ModuleEngine(subject.model, ["sequence"])
+    targets = [
+        Target(
+            site=Site(
+                component=path, kind="layer", node=path, axis=None, units=1, unit_ids=(path,)
+            ),
+            units=(0,),
+        )
+        for path in ("blocks.1", "blocks.2")
+    ]
+    found = ablate_together(engine, subject.objective, subject.calibration, targets, means={})
+    edited = copy.deepcopy(model)
+    edited.blocks = torch.nn.ModuleList([model.blocks[0], model.blocks[3]])
+    assert found.tolist() == pytest.approx(_moved(subject, edited), abs=1e-6)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from zsei.subject.objective import Objective, divergence, loss, readout
 from zsei.subject.types import Batch, Replacement, Site
-from zsei.trace.engine import Engine, replaced
+from zsei.trace.engine import Engine
 
 ReplacementName = Literal["mean", "zero", "resample"]
 
@@ -106,33 +106,27 @@ def ablate_together(
     replacement: ReplacementName = "mean",
     seed: int = 0,
 ) -> Tensor:
-    """Divergence per sample [n] when all targets are ablated at once, each at a site of its own.
+    """Divergence per sample [n] when all targets are ablated at once.
 
-    Two whole runs a batch; layers cannot be among the targets, since what enters a layer is then no
-    longer clean. Arguments are those of `ablate`.
+    Two whole runs a batch. Layers are bypassed: each hands on what then enters it, so bypassing all
+    layers of a model is the model without them. Arguments are those of `ablate`.
     """
     found = []
     for batch in batches:
         with torch.no_grad():
             clean = readout(objective, engine.run(batch), batch)
             values = _resampled(engine, batch, targets, seed) if replacement == "resample" else {}
-            watch = {
-                target.site.node: _exchanging(
-                    Replacement(
-                        site=target.site,
-                        units=target.units,
-                        value=_substitute(target.site, replacement, means, values),
-                    )
+            replacements = [
+                Replacement(
+                    site=target.site,
+                    units=target.units,
+                    value=_substitute(target.site, replacement, means, values),
                 )
                 for target in targets
-            }
-            edited = readout(objective, engine.run(batch, watch), batch)
+            ]
+            edited = readout(objective, engine.together(batch, replacements), batch)
             found.append(divergence(objective, edited, clean, batch))
     return torch.cat(found)
-
-
-def _exchanging(replacement: Replacement) -> Callable[[Tensor], Tensor]:
-    return lambda value: replaced(value, replacement, None)
 
 
 def _substitute(

@@ -23,6 +23,13 @@ class Engine(Protocol):
         """(index of the replacement, output under it) for each, in an order of its own choosing."""
         ...
 
+    def together(self, batch: Batch, replacements: Sequence[Replacement]) -> Tensor:
+        """The main output when all replacements are made in one run.
+
+        What enters a bypassed layer is what the replacements before it left.
+        """
+        ...
+
     def seconds(self, batch: Batch, repeats: int) -> Mapping[str, float]:
         """Median seconds per call over repeated runs."""
         ...

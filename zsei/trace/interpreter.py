@@ -83,6 +83,29 @@ class ProgramEngine:
                     yield index, branch[self.output]
                 _drop(values, [d for d in step.drops if kept.get(d, -1) <= position])
 
+    def together(self, batch: Batch, replacements: Sequence[Replacement]) -> Tensor:
+        """One run with all replacements; a bypassed layer hands on what now enters it."""
+        waiting: dict[str, list[Replacement]] = {}
+        # Where several meet at one value, the bypass of the layer it ends has the last word.
+        for replacement in sorted(replacements, key=lambda r: r.value is None):
+            waiting.setdefault(replacement.site.node, []).append(replacement)
+            if replacement.value is None and replacement.site.source is not None:
+                waiting.setdefault(replacement.site.source, [])
+        entered: Values = {}
+
+        def editing(name: str) -> Callable[[Tensor], Tensor]:
+            def edit(value: Tensor) -> Tensor:
+                for replacement in waiting[name]:
+                    source = replacement.site.source or ""
+                    value = replaced(value, replacement, entered.get(source))
+                entered[name] = value
+                return value
+
+            return edit
+
+        with torch.no_grad():
+            return self.run(batch, {name: editing(name) for name in waiting})
+
     def seconds(self, batch: Batch, repeats: int) -> Mapping[str, float]:
         """Median seconds per call over repeated runs."""
         found: dict[str, list[float]] = {step.name: [] for step in self.steps}
