@@ -84,7 +84,7 @@ def test_what_the_agent_is_asked() -> None:
     assert set(shown) == set(card.evidence)
     assert shown["measurements"]["shown"][HEADS[0]]["ablation_effect"] == 0.0412
     assert shown["findings"][0]["id"] == FOUND[0]
-    assert [check["status"] for check in shown["validation"]][2] == "not validated"
+    assert [check["status"] for check in shown["validation"]["rankings"]][2] == "not validated"
 
 
 def test_strangers_words_stay_inside_the_data() -> None:

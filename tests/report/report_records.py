@@ -4,6 +4,8 @@ import random
 
 from zsei.records import (
     AnalysisRecord,
+    AttributedEdge,
+    Check,
     Claim,
     Component,
     Conditions,
@@ -14,6 +16,7 @@ from zsei.records import (
     GraphEdge,
     GraphNode,
     Interpretation,
+    Matrix,
     Measurement,
     Proposal,
     Provenance,
@@ -342,9 +345,39 @@ def judged(layers: int, heads: int, made: tuple[Finding, ...]):
     return (first, second, third), verdicts, combined
 
 
+def maps(layer_ids: tuple[str, ...], names: list[str]) -> tuple[Matrix, ...]:
+    """A square map with a gap, and one below and above zero."""
+    count = len(layer_ids)
+    return (
+        Matrix(
+            name="layer_similarity", title="Similarity of the stream after each layer",
+            rows=layer_ids, columns=layer_ids, unit="CKA", n=64, note="from 512 rows",
+            values=tuple(
+                tuple(None if (i, j) == (0, 1) else 1 / (1 + abs(i - j)) for j in range(count))
+                for i in range(count)
+            ),
+        ),
+        Matrix(
+            name="interaction", title="Synergy and conflict of heads", rows=tuple(names[:24]),
+            columns=tuple(names[:24]), n=8,
+            values=tuple(
+                tuple((i - j) / 100 for j in range(len(names[:24]))) for i in range(len(names[:24]))
+            ),
+        ),
+    )  # fmt: skip
+
+
+CHECKED = Check(
+    name="exact-ablation", outcome="disagrees",
+    evidence=(measured("ablation_effect", 0.0031, "1 - cos", 0.0004),),
+    message="Ablating them together moves the output by 0.0031, more than their sum.",
+)  # fmt: skip
+
+
 def encoder(layers: int = 6, heads: int = 12, *, post: bool = True, seed: int = 1, **changes):
     draft = transformer(layers, heads, post=post, seed=seed)
     made = findings(draft, layers, heads)
+    made = (made[0].model_copy(update={"checks": (CHECKED,)}), *made[1:])
     proposals, verdicts, combined = judged(layers, heads, made)
     names = [c.id for c in draft.components if c.kind == "head"]
     scores = {n: next(m.value for m in draft.measurements[n] if m.name == "ablation_effect")
@@ -360,7 +393,17 @@ def encoder(layers: int = 6, heads: int = 12, *, post: bool = True, seed: int = 
     body = {
         "id": "a-3f9c21d07b54", "provenance": provenance(), "conditions": conditions(),
         "components": tuple(draft.components), "measurements": draft.measurements,
-        "flow": draft.flow(), "findings": made,
+        "flow": draft.flow(), "findings": made, "matrices": maps(layer_ids, names),
+        "edges": tuple(
+            AttributedEdge(writer=names[0], reader=name, port="q", attribution=0.01 / (i + 1),
+                           std=0.001, n=32, route_share=0.02)
+            for i, name in enumerate(names[heads : heads + 90])
+        ),
+        "groups": {
+            group: {name: (measured("sensitivity", scores[name] * factor, "1 - cos"),)
+                    for name in names}
+            for group, factor in (("prose", 0.5), ("code", 1.5))
+        },
         "interpretations": (
             Interpretation(
                 id="i-1", agent="flow", voice="rules", finding_ids=(made[0].id,),
@@ -402,6 +445,7 @@ def encoder(layers: int = 6, heads: int = 12, *, post: bool = True, seed: int = 
                 Ranking(kind="layer", criterion="ablation", components=layer_ids,
                         scores=tuple(0.4 / (i + 1) for i in range(len(layer_ids)))),
             ),
+            checks=(CHECKED.model_copy(update={"about": "instrumentation", "outcome": "agrees"}),),
             notes=("Half-split noise of the truth: Kendall 0.91.",),
         ),
         "failures": (
@@ -556,7 +600,9 @@ def hostile():
         ),
     )  # fmt: skip
     finding = Finding(id=f"f {evil}", code=HOSTILE[0], components=tuple(names), severity=1.0,
-                      evidence=(nasty,), message=evil)  # fmt: skip
+                      evidence=(nasty,), message=evil,
+                      checks=(Check(name=evil, outcome="agrees", evidence=(nasty,), message=evil,
+                                    about=evil),))  # fmt: skip
     proposal = Proposal(id=evil, strategy=HOSTILE[3], params={HOSTILE[0]: HOSTILE[3]},
                         components=tuple(names), rationale=evil, expected=(nasty,),
                         source=HOSTILE[0], finding_ids=(finding.id,))  # fmt: skip
@@ -573,7 +619,10 @@ def hostile():
                               groups={evil: 3}, input_shape={HOSTILE[0]: (1, 2)}),
         components=components,
         measurements={n: (nasty, measured("sensitivity", 0.1 * i)) for i, n in enumerate(names)},
-        flow=flow, findings=(finding,),
+        flow=flow, findings=(finding,), groups={evil: {names[0]: (nasty,)}},
+        matrices=(Matrix(name=HOSTILE[0], title=evil, rows=tuple(names), columns=(evil,), unit=evil,
+                         values=tuple((0.1,) for _ in names), note=evil, component=evil),),
+        edges=(AttributedEdge(writer=evil, reader=HOSTILE[0], attribution=0.1),),
         interpretations=(
             Interpretation(id=evil, agent=HOSTILE[0], voice=evil, finding_ids=(finding.id,),
                            text=evil, struck=1,

@@ -147,9 +147,25 @@ def test_everything_of_the_record_is_there(pages):
         assert words in page, words
     sections = [a["id"] for a in Page(page).all("section") if "id" in a]
     assert sections == [
-        "summary", "flow", "importance", "layers", "findings", "proposals", "time", "components",
-        "provenance", "failures",
+        "summary", "flow", "importance", "layers", "maps", "edges", "groups", "findings",
+        "proposals", "time", "components", "provenance", "failures",
     ]  # fmt: skip
+
+
+def test_checks_stand_beside_what_they_tested(pages):
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", pages["encoder"]))
+    assert "disagrees exact ablation: Ablating them together" in text
+    assert "agrees instrumentation, exact ablation: Ablating them together" in text
+
+
+def test_maps_edges_and_groups_are_shown(pages):
+    text = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", pages["encoder"]))
+    assert "layer_similarity in CKA, n = 64; from 512 rows." in text
+    assert 'class="none" title="encoder.layer.0, encoder.layer.1: –"' in pages["encoder"]
+    assert "Writers and readers" in text
+    assert "30 more in record.json" not in text  # all 60 pairs fit
+    prose, code = (text.index(group, text.index("Data groups")) for group in ("prose", "code"))
+    assert prose < code
 
 
 def test_bounds_stand_beside_their_limits(pages):

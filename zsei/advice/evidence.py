@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from zsei.advice.facts import Facts
-from zsei.records import Finding, Measurement, Proposal, Verdict
+from zsei.records import Check, Finding, Measurement, Proposal, Verdict
 from zsei.resources import Cards, Evidence
 
 _MEASUREMENT_CHARACTERS = 16_000
@@ -107,14 +107,17 @@ def _findings(view: _View) -> JsonValue:
 
 
 def _validation(view: _View) -> JsonValue:
-    return [
+    validation = view.facts.record.validation
+    ranked: list[JsonValue] = [
         {
             "kind": check.kind, "criterion": check.criterion, "status": check.status,
             "kendall": _rounded(check.kendall), "spearman": _rounded(check.spearman),
             "top_hits": _rounded(check.top_hits), "n": check.n,
         }
-        for check in view.facts.record.validation.criteria
+        for check in validation.criteria
     ]  # fmt: skip
+    tested: list[JsonValue] = [_check(check) for check in validation.checks]
+    return {"rankings": ranked, "checks": tested}
 
 
 def _candidates(view: _View) -> JsonValue:
@@ -180,6 +183,17 @@ def _finding(finding: Finding) -> JsonValue:
         "severity": _rounded(finding.severity),
         "evidence": _numbers(finding.evidence),
         "message": finding.message,
+        "checks": [_check(check) for check in finding.checks],
+    }
+
+
+def _check(check: Check) -> JsonValue:
+    return {
+        "about": check.about,
+        "name": check.name,
+        "outcome": check.outcome,
+        "evidence": _numbers(check.evidence),
+        "message": check.message,
     }
 
 

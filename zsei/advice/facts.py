@@ -91,6 +91,8 @@ class Facts:
             # An analyzer that measured several components begins the note with the one it was.
             measured_at = frozenset((taken.note.partition(",")[0],))
             found += _facts((taken,), measured_at & joined or joined)
+        for check in finding.checks:
+            found += _facts(check.evidence, joined)
         return tuple(found)
 
     def expected(self, proposal: Proposal) -> tuple[Fact, ...]:

@@ -109,13 +109,14 @@ def _of_finding(record: AnalysisRecord, finding: Finding) -> Chunk:
     header = _header(record, component=some(finding.components), metric=metric)
     evidence = "; ".join(number(m) for m in finding.evidence[:_NAMES])
     said = f"{finding.code.replace('-', ' ')}: {finding.message}"
+    tested = "".join(f"\ntested by {c.name}: {c.outcome}. {c.message}" for c in finding.checks)
     return Chunk(
         kind="finding",
         run=record.id,
         key=finding.id,
         component=finding.components[0] if finding.components else "",
         metric=metric,
-        text=f"{header}\n{said}" + (f"\nevidence: {evidence}" if evidence else ""),
+        text=f"{header}\n{said}" + (f"\nevidence: {evidence}" if evidence else "") + tested,
         gist=said,
     )
 
@@ -175,6 +176,7 @@ def _summary(record: AnalysisRecord) -> Chunk:
         f"findings: {codes or 'none'}",
         f"proposals judged: {outcomes or 'none'}",
         f"criteria against exact ablation: {checks}" if checks else "",
+        *(f"{c.about} tested by {c.name}: {c.outcome}" for c in record.validation.checks),
     )
     said = "\n".join(line for line in lines if line)
     text = f"{_header(record)}\n{said}"

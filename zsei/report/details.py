@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from zsei.records import AnalysisRecord, Finding, Measurement, Proposal, Verdict
+from zsei.records import AnalysisRecord, Check, Finding, Measurement, Proposal, Verdict
 from zsei.report import plain
 from zsei.report.select import by_code
 from zsei.report.text import measured, number, one_line, settings, short, spread
@@ -26,6 +26,9 @@ def everything(record: AnalysisRecord, console: Console) -> None:
     if record.combined is not None:
         plain.title(console, "All accepted together")
         verdict(record.combined, console)
+    if record.validation.checks:
+        plain.title(console, "What the analysis tested about itself")
+        checks(record.validation.checks, console)
 
 
 def finding(found: Finding, console: Console) -> None:
@@ -37,6 +40,21 @@ def finding(found: Finding, console: Console) -> None:
     _components(found.components, console)
     if found.evidence:
         _evidence(found.evidence, console)
+    checks(found.checks, console)
+
+
+def checks(made: Sequence[Check], console: Console) -> None:
+    """How the analysis tested what it says: outcome, what was done, what came out."""
+    rows = [
+        (
+            plain.outcome(check.outcome),
+            short(f"{check.about} {check.name}".strip(), 40),
+            one_line(check.message, 300),
+        )
+        for check in made
+    ]
+    if rows:
+        plain.table(console, plain.columns("check", "how", "what came out"), rows)
 
 
 def proposal(record: AnalysisRecord, proposed: Proposal, console: Console) -> None:

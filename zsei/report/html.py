@@ -20,10 +20,13 @@ from zsei.errors import OutputError
 from zsei.records import AnalysisRecord
 from zsei.report import select, text, trust, verdicts
 from zsei.report.bars import bar, bullet
+from zsei.report.edges import edge_table
 from zsei.report.flow_svg import Detail, flow_svg
+from zsei.report.groups import group_tables
 from zsei.report.heatmap import heat_map
 from zsei.report.layers import layer_table
-from zsei.report.parts import component_table, head_table
+from zsei.report.maps import maps
+from zsei.report.parts import component_table, head_table, kind_tables
 from zsei.report.summary import answered, effect, spoken
 
 MAX_BYTES = 1_980_000
@@ -46,6 +49,12 @@ class Depth:
     proposals: int
     listed: int
     """Rows of each table of components."""
+    kinds: int = 4
+    """Rows of each table of all measurements of one kind."""
+    maps: int = 8
+    map_size: int = 16
+    """Rows and columns shown of one map."""
+    edges: int = 40
     cell_titles: bool = True
     note: str = ""
     """What was left out, said on the page."""
@@ -54,6 +63,7 @@ class Depth:
 DEPTHS = (
     Depth(
         most_parts=3000, flow=Detail(), groups=80, findings=40, proposals=60, listed=1200,
+        kinds=150, maps=32, map_size=40, edges=100,
     ),
     Depth(
         most_parts=6000, flow=Detail(), groups=60, findings=25, proposals=40, listed=100,
@@ -65,19 +75,20 @@ DEPTHS = (
     ),
     Depth(
         most_parts=12_000, flow=Detail(edge_titles=False, node_titles=False), groups=40,
-        findings=12, proposals=25, listed=200,
+        findings=12, proposals=25, listed=200, kinds=12, maps=8, edges=30,
         note="numbers of single nodes and edges of the graph and most rows of the tables of "
         "components",
     ),
     Depth(
         most_parts=40_000,
         flow=Detail(heads=False, edge_titles=False, node_titles=False, max_nodes=4000), groups=30,
-        findings=8, proposals=15, listed=100, cell_titles=False,
+        findings=8, proposals=15, listed=100, kinds=6, maps=4, edges=20, cell_titles=False,
         note="the heads in the graph, numbers of single parts, and most rows of all tables",
     ),
     Depth(
         most_parts=10**9, flow=Detail(heads=False, max_nodes=0), groups=12, findings=4, proposals=8,
-        listed=40, cell_titles=False, note="the graph, and most rows of all tables",
+        listed=40, kinds=0, maps=0, edges=10, cell_titles=False,
+        note="the graph, and most rows of all tables",
     ),
 )  # fmt: skip
 """From everything to what fits even for a model of tens of thousands of parts."""
@@ -145,6 +156,10 @@ def _render(record: AnalysisRecord, depth: Depth) -> str:
             critical=critical,
             heat=heat_map(record, removed, titles=depth.cell_titles),
             layers=layer_table(record),
+            maps=maps(record, depth.maps, depth.map_size),
+            edges=edge_table(record, depth.edges),
+            group_tables=group_tables(record, depth.maps, depth.edges),
+            kinds=kind_tables(record, depth.kinds),
             groups=select.by_code(record),
             proposals=verdicts.in_order(record),
             rankings=trust.rankings(record),

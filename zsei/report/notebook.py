@@ -22,7 +22,13 @@ from zsei.report.verdicts import accepted_first, changes, limits, said, scope, v
 FONT = "font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;color:inherit"
 MUTED = "opacity:.72"
 RULE = "1px solid rgba(128,128,128,.35)"
-COLORS = {"accepted": "#1c8a52", "rejected": "#c4452c", "failed": "#c4452c"}
+COLORS = {
+    "accepted": "#1c8a52",
+    "agrees": "#1c8a52",
+    "disagrees": "#c4452c",
+    "rejected": "#c4452c",
+    "failed": "#c4452c",
+}
 OPEN = "#9a6a00"
 GRAPH = Detail(max_nodes=2500)
 WIDTH = 100
@@ -152,6 +158,11 @@ def finding_html(finding: Finding) -> str:
         f"{escape(short(finding.id, 30))}</div><div>{_text(finding.message, 1500)}</div>"
         f"<div>{named}</div>"
         + (_table(("measurement", "value>", "spread", "note"), rows) if rows else "")
+        + "".join(
+            f"<div>{_outcome(check.outcome)} {_text(check.name, 40)}: "
+            f"{_text(check.message, 400)}</div>"
+            for check in finding.checks[:6]
+        )
     )
 
 

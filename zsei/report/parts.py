@@ -15,6 +15,10 @@ HEAD_COLUMNS = (
 )  # fmt: skip
 
 
+COUNTED = frozenset(("parameters", "flops", "flops_share", "bytes", "bytes_share"))
+"""What the table of all components shows already."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A measurement, and its unit where all rows share one."""
@@ -51,6 +55,27 @@ def head_table(record: AnalysisRecord, most: int) -> PartTable:
     """All heads, in the order of the model."""
     heads = [c for c in record.components if c.kind == "head"]
     return _table(record, heads, HEAD_COLUMNS, most)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindTable:
+    """Everything measured about the components of one kind."""
+
+    kind: str
+    table: PartTable
+
+
+def kind_tables(record: AnalysisRecord, most: int) -> tuple[KindTable, ...]:
+    """One table per kind of component, with every measurement that was taken of it."""
+    kinds = dict.fromkeys(c.kind for c in record.components)
+    made: list[KindTable] = []
+    for kind in kinds:
+        parts = [c for c in record.components if c.kind == kind]
+        names = dict.fromkeys(m.name for c in parts for m in record.measurements.get(c.id, ()))
+        wanted = tuple(name for name in names if name not in COUNTED)
+        if wanted:
+            made.append(KindTable(kind=kind, table=_table(record, parts, wanted, most)))
+    return tuple(made)
 
 
 def _table(

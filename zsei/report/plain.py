@@ -18,7 +18,7 @@ from zsei.report.text import clean
 
 COLORS = {
     "accepted": "green", "validated": "green", "exact": "green", "rejected": "red",
-    "failed": "red", "not validated": "red",
+    "failed": "red", "not validated": "red", "agrees": "green", "disagrees": "red",
 }  # fmt: skip
 """Colour of an outcome; everything else is open, and yellow."""
 WIDEST = 34
