@@ -211,7 +211,7 @@ def _leaf_kind(node: fx.Node) -> ComponentKind | None:
         return "recurrent"
     if name in POOL:
         return "pool"
-    if is_linear(node):
+    if is_linear(node) or (name in ("einsum", "bilinear") and parameter_names(node)):
         return "linear"
     if name == "rsqrt" and "norm" in owner(node).class_name.lower():
         return "norm"

@@ -23,7 +23,10 @@ POOL = {
     "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d",
     "_adaptive_avg_pool2d",
 }  # fmt: skip
-RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+RECURRENT = {
+    "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell",
+    "rnn_relu_cell",
+}  # fmt: skip
 EXPERTS = {"grouped_mm_fallback", "_grouped_mm", "grouped_mm"}
 ATTENTION = {
     "scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu",
