@@ -18,10 +18,10 @@ _PER_CODE = 3
 """Findings of one code that are worded; the most severe ones."""
 _EVIDENCE = 4
 """Numbers per finding and component."""
-_WASTE = ("dead-units", "low-effect")
+_WASTE = ("dead-units", "low-effect", "saturated-units", "useless-skip", "unread-branch")
 _TOPICS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("bottlenecks", lambda code: code.endswith("-bottleneck")),
-    ("redundancy", lambda code: code.startswith("redundant-") or code in _WASTE),
+    ("redundancy", lambda code: "redundan" in code or code in _WASTE),
     ("critical-paths", lambda code: code.startswith("critical-path-")),
     ("gradients", lambda code: code.startswith("gradient-")),
     ("further", lambda code: True),
@@ -149,6 +149,9 @@ def _worded(finding: Finding) -> Iterator[str]:
         yield f"{components(finding.components)}: {numbers(together[:_EVIDENCE])}."
     if not finding.evidence:
         yield f"This concerns {components(finding.components)}."
+    for check in finding.checks:
+        if check.outcome == "disagrees":
+            yield f"Tested by {check.name.replace('-', ' ')}, this does not hold up."
 
 
 def _trust(record: AnalysisRecord) -> Iterator[str]:
@@ -169,6 +172,9 @@ def _trust(record: AnalysisRecord) -> Iterator[str]:
             yield f"{about} strays from exact ablation{agreement}: not validated."
         else:
             yield f"{about} could not be compared with exact ablation."
+    for check in record.validation.checks:
+        how = f"{check.about or 'the analysis'}, tested by {check.name.replace('-', ' ')}"
+        yield f"{how[0].upper()}{how[1:]}: {check.outcome}."
 
 
 def _several(kind: str) -> str:
