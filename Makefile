@@ -18,8 +18,8 @@ demo: $(STAMP)  ## analyse a real sentence encoder, write a report, ask one ques
 	$(BIN)/zsei analyze demo:minilm --llm none --out zsei-report || test $$? -eq 3  # 3: nothing accepted
 	$(BIN)/zsei ask "which heads matter most?"
 
-test: $(STAMP)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the tests, on all cores
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(STAMP)  ## check style, formatting and types
 	$(BIN)/ruff check .
