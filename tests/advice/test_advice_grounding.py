@@ -225,7 +225,7 @@ def test_endless_sentences_are_struck_at_once() -> None:
     for piece in ("1 a ", "a1./#-", "1e", "1 x 10^", "two and ", "layers 1, "):
         begin = time.monotonic()
         assert struck(piece * 1000) >= 1
-        assert time.monotonic() - begin < 1
+        assert time.monotonic() - begin < 10  # a pattern that explodes takes hours
 
 
 def test_an_exact_check_agrees_with_a_slow_one() -> None:

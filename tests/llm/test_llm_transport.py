@@ -27,7 +27,7 @@ from zsei.settings import LLMSettings
 
 KEY = "sk-test-5f1d2c3b4a59687-Secret"
 SETTINGS = LLMSettings(deadline_seconds=2.0, attempt_seconds=0.6, retries=2, repairs=1)
-SLACK = 1.5
+SLACK = 3.0
 """Seconds a loaded machine may add to a deadline."""
 
 

@@ -1,6 +1,7 @@
 """Deadlines hold, and nothing goes on behind the caller's back."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -28,20 +29,25 @@ def test_an_error_comes_through() -> None:
 
 
 def test_the_deadline_cancels() -> None:
-    done: list[str] = []
-    begin = time.monotonic()
+    cancelled = threading.Event()
+
+    async def waits() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
     with pytest.raises(TimeoutError):
-        run_within(_slowly(0.3, done), 0.05)
-    assert time.monotonic() - begin < 0.3
-    time.sleep(0.4)
-    assert done == []
+        run_within(waits(), 0.05)
+    assert cancelled.wait(10)
 
 
 def test_what_ignores_its_cancellation_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_GRACE", 0.1)
 
     async def stubborn() -> None:
-        for _ in range(4):
+        for _ in range(50):
             try:
                 await asyncio.sleep(0.2)
             except asyncio.CancelledError:
@@ -50,7 +56,7 @@ def test_what_ignores_its_cancellation_is_left(monkeypatch: pytest.MonkeyPatch) 
     begin = time.monotonic()
     with pytest.raises(TimeoutError):
         run_within(stubborn(), 0.05)
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 5  # it would stay for ten seconds
 
 
 def test_an_interrupt_cancels_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,13 +199,13 @@ def test_hub_name_without_a_network_is_answered_at_once(
 
 def test_a_resolver_that_hangs_does_not_hold_us_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(*arguments: Any, **options: Any) -> None:
-        time.sleep(1)
+        time.sleep(6)
         raise OSError(arguments, options)
 
     monkeypatch.setattr("socket.create_connection", hang)
     started = time.monotonic()
     assert not hub.reachable("https://huggingface.co", 0.2)
-    assert time.monotonic() - started < 0.8
+    assert time.monotonic() - started < 4
 
 
 def test_cached_hub_model_needs_no_network(
