@@ -12,7 +12,7 @@ from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
 from zsei.advice.order import gain
-from zsei.records import AnalysisRecord, Finding, Proposal
+from zsei.records import AnalysisRecord, Check, Finding, Proposal
 from zsei.resources import load_cards
 from zsei.settings import Settings
 
@@ -47,6 +47,25 @@ def test_it_says_what_the_record_holds() -> None:
         CARDS.knowledge["redundant-heads"].meaning,
     ):
         assert expected in text
+
+
+def test_it_says_when_a_test_disagrees() -> None:
+    made = record()
+    refuted = Check(name="exact-ablation", outcome="disagrees", message="No effect.")
+    general = Check(
+        name="half-samples", about="flow graph", outcome="inconclusive", message="Too few."
+    )
+    doubted = made.model_copy(
+        update={
+            "findings": (made.findings[0].model_copy(update={"checks": (refuted,)}),),
+            "validation": made.validation.model_copy(update={"checks": (general,)}),
+        }
+    )
+    told = interpret(doubted, load_cards(Settings()), Settings())
+    said = " ".join(i.text for i in told.interpretations)
+    assert "Tested by exact ablation, this does not hold up." in said
+    assert "Flow graph, tested by half samples: inconclusive." in said
+    assert sum(i.struck for i in told.interpretations) == 0
 
 
 def unstruck(record: AnalysisRecord, proposals: tuple[Proposal, ...] = ()) -> None:
