@@ -64,7 +64,7 @@ def test_it_says_when_a_test_disagrees() -> None:
     told = interpret(doubted, load_cards(Settings()), Settings())
     said = " ".join(i.text for i in told.interpretations)
     assert "Tested by exact ablation, this does not hold up." in said
-    assert "Flow graph, tested by half samples: inconclusive." in said
+    assert "Flow graph, tested by split samples: inconclusive." in said
     assert sum(i.struck for i in told.interpretations) == 0
 
 

@@ -10,7 +10,7 @@ from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
 from zsei.advice.wording import component, components, listed, numbers, stated, value
-from zsei.records import AnalysisRecord, Finding, Interpretation, Measurement, digest
+from zsei.records import AnalysisRecord, Check, Finding, Interpretation, Measurement, digest
 from zsei.resources import Cards
 
 VOICE = "rules"
@@ -151,7 +151,7 @@ def _worded(finding: Finding) -> Iterator[str]:
         yield f"This concerns {components(finding.components)}."
     for check in finding.checks:
         if check.outcome == "disagrees":
-            yield f"Tested by {check.name.replace('-', ' ')}, this does not hold up."
+            yield f"Tested by {_done(check)}, this does not hold up."
 
 
 def _trust(record: AnalysisRecord) -> Iterator[str]:
@@ -173,8 +173,13 @@ def _trust(record: AnalysisRecord) -> Iterator[str]:
         else:
             yield f"{about} could not be compared with exact ablation."
     for check in record.validation.checks:
-        how = f"{check.about or 'the analysis'}, tested by {check.name.replace('-', ' ')}"
-        yield f"{how[0].upper()}{how[1:]}: {check.outcome}."
+        about = check.about or "the analysis"
+        yield f"{about[0].upper()}{about[1:]}, tested by {_done(check)}: {check.outcome}."
+
+
+def _done(check: Check) -> str:
+    """What a check did, without words that read as numbers."""
+    return check.name.replace("half", "split").replace("-", " ")
 
 
 def _several(kind: str) -> str:
