@@ -78,6 +78,12 @@ class Settings(BaseSettings):
     allow_download: bool = True
     """Let a hub name be downloaded; a missing network is noticed within seconds."""
 
+    stream: Literal["auto", "always", "never"] = "auto"
+    """Whether a folder's weights stay in a memory-mapped file, so that one layer at a time is in
+    memory. "auto": when their float32 size does not fit four times into the available memory."""
+    memory: float | None = Field(default=None, gt=0)
+    """GB of memory the analysis may count on; None asks the system what is available."""
+
     samples: int = Field(default=128, ge=4)
     """Samples used in all, calibration and held-out together, when the data has more."""
     batch_size: int = Field(default=16, ge=1)
@@ -87,6 +93,10 @@ class Settings(BaseSettings):
     """Random output directions for output sensitivity."""
     ablation_sample: int = Field(default=24, ge=2)
     """Components ablated exactly at least, to validate the cheap scores."""
+    truth_samples: int = Field(default=32, ge=1)
+    """Calibration samples on which exact ablation is run, in whole batches."""
+    rows: int = Field(default=512, ge=16)
+    """Rows (sample and position) kept of every value: what ranks and similarities rest on."""
     replacement: Literal["mean", "zero", "resample"] = "mean"
 
     bootstrap: int = Field(default=2000, ge=200)

@@ -21,6 +21,8 @@ from zsei.settings import Settings
 from zsei.subject.archive import load_archive
 from zsei.subject.hub import fetch_folder
 from zsei.subject.huggingface import Pooling, load_folder, tokenizer_of
+from zsei.subject.streamed import attach, float_folder, release
+from zsei.subject.streamed import plan as streamed_plan
 from zsei.subject.types import ModelSource
 
 DEMO = "demo:minilm"
@@ -140,7 +142,13 @@ def from_module(
 
 
 def _from_folder(folder: Path, name: str, settings: Settings) -> LoadedModel:
-    found = load_folder(folder, allow_remote_code=settings.allow_remote_code)
+    stored = streamed_plan(folder, settings)
+    if stored:
+        with float_folder(folder, stored, settings) as (ready, widened):
+            found = load_folder(ready, allow_remote_code=settings.allow_remote_code)
+            streamed = (*widened, *attach(found.model, ready, settings))
+    else:
+        found, streamed = load_folder(folder, allow_remote_code=settings.allow_remote_code), ()
     location = name if name != DEMO and not Path(name).expanduser().is_dir() else str(folder)
     return LoadedModel(
         source=ModelSource(name=name, kind="huggingface", location=location),
@@ -148,7 +156,7 @@ def _from_folder(folder: Path, name: str, settings: Settings) -> LoadedModel:
         family=found.family,
         tokenizer=found.tokenizer,
         pooling=found.pooling,
-        notes=found.notes,
+        notes=(*found.notes, *streamed),
     )
 
 
@@ -248,3 +256,4 @@ def check_finite(model: nn.Module) -> None:
                 f"Weights must be finite; {name} holds {bad} NaN or infinite of "
                 f"{tensor.numel()} values. Load an earlier checkpoint or retrain."
             )
+        release(model, (tensor,))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsei.errors import ExportError, ModelError
+from zsei.subject.streamed import release
 
 OUTPUT_FIELDS = (
     "logits", "prediction_outputs", "prediction_logits", "last_hidden_state", "text_embeds",
@@ -191,4 +192,5 @@ def model_hash(model: nn.Module) -> str:
         value = tensor.detach().to("cpu").contiguous()
         hasher.update(f"{name}:{tuple(value.shape)}:{value.dtype}".encode())
         hasher.update(value.reshape(-1).view(torch.uint8).numpy().data)
+        release(model, (tensor,))
     return hasher.hexdigest()
