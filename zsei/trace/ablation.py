@@ -69,15 +69,9 @@ def ablate(
         with torch.no_grad():
             clean = readout(objective, engine.run(batch), batch)
             base = loss(objective, clean, batch) if objective.supervised else None
-            values = _resampled(engine, batch, targets, seed) if replacement == "resample" else {}
-            replacements = [
-                Replacement(
-                    site=target.site,
-                    units=target.units,
-                    value=_substitute(target.site, replacement, means, values),
-                )
-                for target in targets
-            ]
+            replacements = replacements_of(
+                engine, batch, targets, means=means, replacement=replacement, seed=seed
+            )
             for index, output in engine.sweep(batch, replacements):
                 seen = readout(objective, output, batch)
                 found[index].append(divergence(objective, seen, clean, batch))
@@ -115,18 +109,33 @@ def ablate_together(
     for batch in batches:
         with torch.no_grad():
             clean = readout(objective, engine.run(batch), batch)
-            values = _resampled(engine, batch, targets, seed) if replacement == "resample" else {}
-            replacements = [
-                Replacement(
-                    site=target.site,
-                    units=target.units,
-                    value=_substitute(target.site, replacement, means, values),
-                )
-                for target in targets
-            ]
+            replacements = replacements_of(
+                engine, batch, targets, means=means, replacement=replacement, seed=seed
+            )
             edited = readout(objective, engine.together(batch, replacements), batch)
             found.append(divergence(objective, edited, clean, batch))
     return torch.cat(found)
+
+
+def replacements_of(
+    engine: Engine,
+    batch: Batch,
+    targets: Sequence[Target],
+    *,
+    means: Mapping[tuple[str, str], Tensor],
+    replacement: ReplacementName = "mean",
+    seed: int = 0,
+) -> list[Replacement]:
+    """What `Engine.sweep` and `Engine.together` put in for the targets on one batch."""
+    values = _resampled(engine, batch, targets, seed) if replacement == "resample" else {}
+    return [
+        Replacement(
+            site=target.site,
+            units=target.units,
+            value=_substitute(target.site, replacement, means, values),
+        )
+        for target in targets
+    ]
 
 
 def _substitute(
