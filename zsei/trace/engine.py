@@ -5,6 +5,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from zsei.subject.streamed import mapped_weights
 from zsei.subject.types import Batch, Replacement, Subject, Watch
 
 
@@ -36,7 +37,14 @@ class Engine(Protocol):
 
 
 def engine_for(subject: Subject) -> Engine:
-    """The program interpreter, or module hooks where the model could not be exported."""
+    """The program interpreter, layer by layer for a streamed model; or module hooks where the model
+    could not be exported.
+    """
+    mapped = mapped_weights(subject.model)
+    if subject.program is not None and mapped is not None:
+        from zsei.trace.streamed import StreamedEngine
+
+        return StreamedEngine(subject.program, subject.anatomy, mapped)
     if subject.program is not None:
         from zsei.trace.interpreter import ProgramEngine
 

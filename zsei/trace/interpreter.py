@@ -128,9 +128,11 @@ class ProgramEngine:
                 values[name] = tensor if substitute is None else substitute
         return values
 
-    def _continue(self, values: Values, start: int, watch: Watch) -> None:
-        """Run the steps from `start` on, in place."""
-        for step in self.steps[start:] if start else self.steps:
+    def _continue(
+        self, values: Values, start: int, watch: Watch, end: int | None = None
+    ) -> None:  # fmt: skip
+        """Run the steps from `start` on, up to `end` where it is given, in place."""
+        for step in self.steps[start:end]:
             value = _call(step, values)
             seen = watch.get(step.name)
             if seen is not None:
