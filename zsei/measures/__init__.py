@@ -3,7 +3,13 @@
 import inspect
 
 from zsei.errors import UsageError
+from zsei.measures.concept_similarity import ConceptSimilarity
+from zsei.measures.contribution_alignment import ContributionAlignment
+from zsei.measures.head_collaboration import HeadCollaboration
+from zsei.measures.head_composition import HeadComposition
 from zsei.measures.layer_similarity import LayerSimilarity
+from zsei.measures.norm_impact import NormImpact
+from zsei.measures.residual_effectiveness import ResidualEffectiveness
 from zsei.trace.view import Measure, Measured, View
 
 __all__ = ["MEASURES", "Measure", "Measured", "View", "explain"]
@@ -13,6 +19,12 @@ MEASURES: tuple[Measure, ...] = (
     # phase 3: gradient flow
     # phase 4: integration
     LayerSimilarity(),
+    HeadComposition(),
+    HeadCollaboration(),
+    ContributionAlignment(),
+    ConceptSimilarity(),
+    ResidualEffectiveness(),
+    NormImpact(),
 )
 """Every measure, in the order of the phases."""
 
