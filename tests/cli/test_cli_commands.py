@@ -172,6 +172,23 @@ def test_explain_knows_techniques_too(capsys: pytest.CaptureFixture[str]) -> Non
     assert "Sources:" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("layer-similarity", "References:"),
+        ("attention_entropy", "Misleads when:"),
+        ("output sensitivity", "Formula:"),
+    ],
+)
+def test_explain_knows_measures_measurements_and_criteria(
+    capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    assert main(["explain"]) == 0
+    assert f"  {name}: " in capsys.readouterr().out
+    assert main(["explain", name]) == 0
+    assert says in capsys.readouterr().out
+
+
 def test_an_unknown_code_is_answered_with_the_known_ones(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

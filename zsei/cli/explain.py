@@ -1,48 +1,102 @@
-"""`zsei explain`: what a finding code means, how it is measured, when it misleads."""
+"""`zsei explain`: what a finding, a measure, a measurement, a criterion or a technique means."""
 
-from typing import Annotated
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zsei.cli import codes
 from zsei.cli.options import settings
 
+if TYPE_CHECKING:
+    from zsei.resources import Cards, Metric
+
+KINDS = ("finding", "technique", "measure", "importance criterion", "measurement")
+"""Kinds of topics, in the order in which they are listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Topic:
+    """Something that can be explained."""
+
+    kind: str
+    """One of `KINDS`."""
+    title: str
+    text: str
+
 
 def explain(
     code: Annotated[
         str | None,
         typer.Argument(
-            help="A finding's code, a measure, a technique; without one, all are listed."
+            help="A finding's code, a measure, a measurement, a criterion, a technique; without "
+            "one, all are listed."
         ),
     ] = None,
 ) -> int:
-    """Print what is known about a finding code: its meaning, its measurement, its sources."""
+    """Print what is known about a name: its meaning, how it is measured, when it misleads."""
     from zsei.cli.output import results
     from zsei.errors import UsageError
 
     with results() as stdout:
-        from zsei.analyzers import ANALYZERS
-        from zsei.analyzers import explain as documentation
-        from zsei.measures import MEASURES
-        from zsei.measures import explain as how_measured
         from zsei.resources import load_cards
 
-        measured = {analyzer.code for analyzer in ANALYZERS}
-        measures = {measure.name for measure in MEASURES}
-        cards = load_cards(settings()).knowledge
-        known = sorted(measured | measures | cards.keys())
+        known = _topics(load_cards(settings()))
         if code is None:
-            for name in known:
-                stdout.write(f"{name}: {cards[name].title if name in cards else ''}\n")
+            for kind in KINDS:
+                stdout.write(f"{kind}\n")
+                for name, topics in known.items():
+                    titles = [t.title for t in topics if t.kind == kind]
+                    stdout.writelines(f"  {name}: {title}\n" for title in titles[:1])
             return codes.DONE
         if code not in known:
-            raise UsageError(f"What can be explained is {', '.join(known)}, but not {code!r}.")
-        if code in cards:
-            card = cards[code]
-            sources = "".join(f"- {source}\n" for source in card.sources)
-            stdout.write(f"{card.title}\n\n{card.body.strip()}\n\nSources:\n{sources}")
-        if code in measured:
-            stdout.write(f"\nHow {code} is measured:\n\n{documentation(code)}\n")
-        if code in measures:
-            stdout.write(f"\nHow {code} is measured:\n\n{how_measured(code)}\n")
+            near = get_close_matches(code, known, n=3)
+            meant = f"did you mean {' or '.join(near)}?" if near else "`zsei explain` lists them."
+            raise UsageError(f"What is explained must have a name, but {code!r} is none; {meant}")
+        for topic in known[code]:
+            stdout.write(f"{topic.title} ({topic.kind})\n\n{topic.text}\n\n")
         return codes.DONE
+
+
+def _topics(cards: "Cards") -> Mapping[str, list[Topic]]:
+    """Name -> what is known under it, in the order in which it is printed."""
+    from zsei.analyzers import ANALYZERS
+    from zsei.importance.criteria import CRITERIA
+    from zsei.measures import MEASURES
+
+    known: dict[str, list[Topic]] = {}
+    for card in cards.knowledge.values():
+        sources = "".join(f"\n- {source}" for source in card.sources)
+        text = f"{card.body.strip()}\n\nSources:{sources}"
+        known.setdefault(card.id, []).append(
+            Topic(kind=_kind(card.kind), title=card.title, text=text)
+        )
+    for analyzer in ANALYZERS:
+        topic = _documented("finding", f"How {analyzer.code} is measured", type(analyzer))
+        known.setdefault(analyzer.code, []).append(topic)
+    for measure in MEASURES:
+        topic = _documented("measure", f"How {measure.name} is measured", type(measure))
+        known.setdefault(measure.name, []).append(topic)
+    for name, criterion in CRITERIA.items():
+        known.setdefault(name, []).append(_documented("importance criterion", name, criterion))
+    for name, metric in cards.metrics.items():
+        topic = Topic(kind="measurement", title=metric.title, text=_metric(metric))
+        known.setdefault(name, []).append(topic)
+    return dict(sorted(known.items()))
+
+
+def _kind(card: str) -> str:
+    return "measurement" if card == "metric" else card
+
+
+def _documented(kind: str, title: str, what: object) -> Topic:
+    return Topic(kind=kind, title=title, text=inspect.getdoc(what) or "")
+
+
+def _metric(metric: "Metric") -> str:
+    unit = f"\n\nUnit: {metric.unit}" if metric.unit else ""
+    direction = "" if metric.direction == "neither" else f"\n\nReading it: {metric.direction}."
+    return f"{metric.meaning}{unit}{direction}\n\nMisleads when: {metric.misleads}"
