@@ -20,7 +20,7 @@ from zsei.clock import Clock, Progress
 from zsei.errors import UsageError
 from zsei.gate.audit import audit_key, audited
 from zsei.gate.baseline import measure_baseline
-from zsei.gate.rounds import Outcome, edits_of, try_all
+from zsei.gate.rounds import Outcome, edits_of, try_all, unjudged
 from zsei.gate.sandbox import verify_unchanged
 from zsei.graph.build import build_graph
 from zsei.graph.export import write_graphml, write_json
@@ -35,6 +35,7 @@ from zsei.strategies.candidates import candidates, explicit
 from zsei.strategies.scores import removal_scores
 from zsei.subject.again import means_of, subject_again
 from zsei.subject.prepare import prepare
+from zsei.subject.streamed import fitted, too_large_to_copy
 from zsei.surgery.apply import EditedModel, apply_edits
 from zsei.surgery.save import load as load_edited
 from zsei.surgery.save import save as save_edited
@@ -81,6 +82,7 @@ def analyze(
     with _reproducible(settings):
         with clock.stage("prepare"):
             subject = prepare(model, data, objective=objective, settings=settings)
+            settings, _ = fitted(settings, subject.model)
             engine = engine_for(subject)
         with clock.stage("trace") as report:
             traced = trace(subject, settings, engine=engine, measures=MEASURES, progress=report)
@@ -129,6 +131,8 @@ def _judge(analysis: Analysis, proposals: Sequence[Proposal], clock: Clock, repo
     scores = removal_scores(subject, analysis.trace, analysis.importance)
     if not proposals or subject.program is None:
         return Outcome()
+    if reason := too_large_to_copy(subject.model):
+        return unjudged(proposals, reason)
     return try_all(
         subject,
         measure_baseline(subject, settings),

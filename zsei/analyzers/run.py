@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from zsei.analyzers.context import Analysis, Analyzer
 from zsei.records import Failure, Finding
+from zsei.subject.streamed import release
 
 
 def run_analyzers(
@@ -37,4 +38,5 @@ def run_analyzers(
                     fix="the other findings stand; report this with the model's class",
                 )
             )
+        release(analysis.subject.model)
     return tuple(findings), tuple(timed), tuple(failures)

@@ -90,6 +90,21 @@ def try_all(
     return outcome
 
 
+def unjudged(proposals: Sequence[Proposal], reason: str) -> Outcome:
+    """Every proposal inconclusive, because nothing could be tried."""
+    return Outcome(
+        proposals=list(proposals),
+        trials={
+            p.id: Trial(
+                verdict=Verdict(
+                    proposal_id=p.id, outcome="inconclusive", reason=f"inconclusive: {reason}"
+                )
+            )
+            for p in proposals
+        },
+    )
+
+
 def try_proposal(
     subject: Subject,
     baseline: Baseline,

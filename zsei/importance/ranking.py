@@ -16,13 +16,14 @@ from zsei.importance.candidates import RANKED, Unit, units_of_kind
 from zsei.importance.criteria import CRITERIA
 from zsei.records import CriterionCheck, Measurement, Ranking
 from zsei.settings import Settings
+from zsei.subject.streamed import mapped_weights
 from zsei.subject.types import Batch, Subject, UnitKind
 from zsei.trace.ablation import Effect, Target, ablate
 from zsei.trace.engine import Engine
 from zsei.trace.summary import Trace
 
-TRUTH_SAMPLES = 32
-"""Calibration samples on which exact ablation is run."""
+TRUTH_SAMPLES = Settings.model_fields["truth_samples"].default
+"""Calibration samples on which exact ablation is run, unless set."""
 EXACT_ALL = 96
 """Up to this many units of a kind all are ablated when no cheap criterion is validated."""
 
@@ -58,10 +59,11 @@ def rank(
         subject: Model, data, objective.
         engine: Runs the model.
         trace: The cheap evidence.
-        settings: `ablation_sample`, `replacement`, `seed`.
+        settings: `ablation_sample`, `truth_samples`, `replacement`, `seed`.
         progress: Called with the share done.
     """
-    batches = _few(subject.calibration)
+    batches = _few(subject.calibration, settings.truth_samples)
+    streamed = mapped_weights(subject.model) is not None
     kinds: list[UnitKind] = [kind for kind in RANKED if units_of_kind(trace, kind)]
     sampled = {
         kind: _sample(trace, kind, settings.ablation_sample, settings.seed) for kind in kinds
@@ -76,11 +78,16 @@ def rank(
         found = _checks(trace, kind, sampled[kind], effects, settings.seed)
         checks += found
         best = _best(found)
-        if best is None and len(units) <= EXACT_ALL:
+        if best is None and len(units) <= EXACT_ALL and not streamed:
             missing = [unit for unit in units if unit.id not in effects]
             effects |= _ablate(subject, engine, trace, settings, batches, missing, None)
         if best is None:
             notes.append(f"{kind}: no cheap score is validated; exact ablation decides")
+            if streamed and len(sampled[kind]) < len(units):
+                notes.append(
+                    f"{kind}: {len(sampled[kind])} of {len(units)} were ablated exactly, since "
+                    f"every further one runs the streamed model again; the others are not ranked"
+                )
         rankings.append(_ranking(trace, kind, units, effects, best))
     return Importance(
         checks=tuple(checks),
@@ -93,13 +100,13 @@ def rank(
     )
 
 
-def _few(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
-    """The first batches that hold `TRUTH_SAMPLES` samples."""
+def _few(batches: tuple[Batch, ...], wanted: int) -> tuple[Batch, ...]:
+    """The first batches that hold the wanted number of samples."""
     taken, samples = [], 0
     for batch in batches:
         taken.append(batch)
         samples += batch.size
-        if samples >= TRUTH_SAMPLES:
+        if samples >= wanted:
             break
     return tuple(taken)
 

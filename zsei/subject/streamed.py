@@ -189,12 +189,14 @@ def attach(model: nn.Module, folder: Path, settings: Settings) -> tuple[str, ...
         total += size
         inside += size * any(low <= first and first + size <= high for low, high in spans)
     memory = available_memory(settings)
+    why = f"{COPIES} times their size, which an analysis that holds them takes, is not free"
+    if settings.stream == "always":
+        why = "so the setting stream=always asks"
     setattr(model, _ATTRIBUTE, MappedWeights(spans=spans, bytes=inside, memory=memory))
     notes = [
         f"The weights ({total / 1e9:.2f} GB as float32) were streamed from a mapped file, layer by "
-        f"layer: {memory:.1f} GB of memory are available, and an analysis that holds them needs "
-        f"{COPIES} times their size (setting stream={settings.stream}). Each number is that of a "
-        f"whole-model analysis on the same samples, to rounding."
+        f"layer: {why}. Each number is that of a whole-model analysis on the same samples, to "
+        f"rounding."
     ]
     if total - inside > total // 100:
         notes.append(
@@ -230,6 +232,18 @@ def _merged(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         high = max(high, end)
     if high > low:
         yield low, high
+
+
+def too_large_to_copy(model: nn.Module) -> str:
+    """Why a streamed model cannot be edited and judged in the memory there is; "" where it can."""
+    mapped = mapped_weights(model)
+    if mapped is None or COPIES * mapped.bytes / 1e9 <= mapped.memory:
+        return ""
+    return (
+        f"the model is streamed, and judging an edit takes gradients of all weights, an edited copy "
+        f"and that copy saved and loaded back: {COPIES} times the {mapped.bytes / 1e9:.1f} GB of "
+        f"its weights, which the available memory does not hold"
+    )
 
 
 def fitted(settings: Settings, model: nn.Module) -> tuple[Settings, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from zsei.records import Failure
+from zsei.subject.streamed import release
 from zsei.trace.summary import Trace
 from zsei.trace.view import Measure, Measured, View
 
@@ -27,6 +28,7 @@ def run_measures(trace: Trace, view: View, measures: Sequence[Measure]) -> Trace
                 fix="the other numbers stand; report this with the model's class",
             )
             trace = replace(trace, failures=(*trace.failures, failure))
+        release(view.subject.model)
     return trace
 
 

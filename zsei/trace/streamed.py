@@ -10,6 +10,7 @@ ablations changes.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, fx
@@ -17,8 +18,12 @@ from torch import Tensor, fx
 from zsei.subject.program import Program
 from zsei.subject.streamed import MappedWeights
 from zsei.subject.types import Anatomy, Batch, Replacement, Watch
-from zsei.trace.engine import replaced
+from zsei.trace.engine import Engine, replaced
 from zsei.trace.interpreter import ProgramEngine, Values, _call, _drop
+from zsei.trace.taps import Taps
+
+FEWEST_ROWS = 32
+"""Rows below which ranks and similarities would say nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +131,42 @@ class StreamedEngine(ProgramEngine):
         return found
 
 
+def clock_repeats(engine: Engine) -> int:
+    """How often a run is timed."""
+    return 1 if isinstance(engine, StreamedEngine) else 3
+
+
+def rows_within(taps: Taps, engine: Engine, wanted: int) -> tuple[int, tuple[str, ...]]:
+    """How many rows of every value a streamed analysis can keep, and what a reader should know.
+
+    Rows and their gradients may take half of what is left of the memory beside two copies of the
+    largest weight. Halved until they fit, so that a little less memory does not change a record.
+    """
+    if not isinstance(engine, StreamedEngine):
+        return wanted, ()
+    largest = max(_size(weight) for weight in engine.constants.values()) / 1e9
+    room = max(engine.mapped.memory - 2 * largest, 0.1) / 2
+    channels = sum(_channels(engine.nodes[name], axis) for name, axis in taps.values.items())
+    rows = wanted
+    while rows > FEWEST_ROWS and 2 * 4 * channels * rows / 1e9 > room:
+        rows //= 2
+    if rows == wanted:
+        return rows, ()
+    note = f"{rows} rows of every value were kept instead of {wanted}: more do not fit into memory."
+    return rows, (note,)
+
+
+def _size(value: object) -> int:
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
+
+
+def _channels(node: fx.Node, axis: int) -> int:
+    shape = node.meta["val"].shape
+    if len(shape) == 4 and axis == -1:
+        return shape[1] * shape[3]
+    return shape[axis] if shape else 1
+
+
 def _spans(engine: StreamedEngine, anatomy: Anatomy) -> tuple[Span, ...]:
     """The steps cut before and behind every layer; one span where there are no layers."""
     position = engine.position
@@ -149,7 +190,7 @@ def _spans(engine: StreamedEngine, anatomy: Anatomy) -> tuple[Span, ...]:
             cuts.append(edge)
     cuts.append(len(engine.steps))
     spans = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         read = {
             argument.name
             for step in engine.steps[start:end]

@@ -12,7 +12,7 @@ from zsei.records import AttributedEdge, Matrix, Measurement
 from zsei.settings import Settings
 from zsei.subject.types import Subject
 from zsei.trace.engine import Engine
-from zsei.trace.evidence import Evidence
+from zsei.trace.evidence import Evidence, joined
 from zsei.trace.taps import Taps
 
 
@@ -36,13 +36,13 @@ class View:
     @cached_property
     def rows(self) -> Mapping[str, Tensor]:
         """Node -> its rows [r, c]."""
-        return {name: torch.cat(kept.rows) for name, kept in self.evidence.values.items()}
+        return {name: joined(kept.rows) for name, kept in self.evidence.values.items()}
 
     @cached_property
     def gradient_rows(self) -> Mapping[str, Tensor]:
         """Node -> gradient at the same rows [r, c]: of the loss, without labels of one probe."""
         return {
-            name: torch.cat(kept.gradient_rows)
+            name: joined(kept.gradient_rows)
             for name, kept in self.evidence.values.items()
             if kept.gradient_rows
         }
