@@ -98,6 +98,8 @@ class Settings(BaseSettings):
     rows: int = Field(default=512, ge=16)
     """Rows (sample and position) kept of every value: what ranks and similarities rest on."""
     replacement: Literal["mean", "zero", "resample"] = "mean"
+    random_paths: int = Field(default=200, ge=0)
+    """Random paths that every critical path is compared with; 0 leaves the comparison out."""
 
     bootstrap: int = Field(default=2000, ge=200)
     """Bootstrap resamples of the gate."""
