@@ -1,0 +1,55 @@
+"""Pairs of parts, as measures left them in matrices."""
+
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+
+import networkx as nx
+
+from zsei.analyzers.context import Analysis
+from zsei.records import Matrix
+
+Pairs = Mapping[tuple[str, str], float]
+"""(part, part) -> a number of the two."""
+
+
+def matrix_named(analysis: Analysis, name: str) -> Matrix | None:
+    """The matrix that a measure found under this name, if it did."""
+    return next((m for m in analysis.trace.matrices if m.name == name), None)
+
+
+def pairs_of(matrix: Matrix | None) -> dict[tuple[str, str], float]:
+    """(row, column) -> every known entry off the diagonal; the first half where symmetric."""
+    if matrix is None:
+        return {}
+    found: dict[tuple[str, str], float] = {}
+    for row, values in zip(matrix.rows, matrix.values, strict=True):
+        for column, value in zip(matrix.columns, values, strict=True):
+            if value is not None and row != column and (column, row) not in found:
+                found[row, column] = value
+    return found
+
+
+def components_of(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """Connected components: a chain of likenesses is one group, whose ends may differ."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_edges_from(sorted(pairs))
+    return sorted(tuple(sorted(group)) for group in nx.connected_components(graph))
+
+
+def cliques_of(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """Maximal cliques: every two of a group are alike; groups may share members."""
+    graph: nx.Graph[str] = nx.Graph()
+    graph.add_edges_from(sorted(pairs))
+    return sorted(tuple(sorted(group)) for group in nx.find_cliques(graph))
+
+
+def mean_within(pairs: Pairs, group: tuple[str, ...]) -> float:
+    """Mean absolute value of the known pairs of a group."""
+    known = [abs(pairs[pair]) for pair in within(pairs, group)]
+    return sum(known) / len(known) if known else 0.0
+
+
+def within(pairs: Pairs, group: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The known pairs of a group, in the order in which `pairs` has them."""
+    both = [pair for a, b in combinations(group, 2) for pair in ((a, b), (b, a))]
+    return [pair for pair in both if pair in pairs]
