@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from zsei.analyzers.context import Analysis
+from zsei.graph.costs import cost_measurements
 from zsei.importance.ranking import Importance
 from zsei.records import (
     AnalysisRecord,
@@ -43,7 +44,7 @@ def draft_record(
         provenance=_provenance(subject, settings, cards),
         conditions=_conditions(subject, settings),
         components=subject.anatomy.components,
-        measurements=_measurements(analysis.trace, analysis.importance),
+        measurements=_measurements(subject, analysis.trace, analysis.importance),
         groups={group: dict(named) for group, named in analysis.trace.groups.items()},
         matrices=analysis.trace.matrices,
         edges=analysis.trace.edges,
@@ -114,10 +115,13 @@ def _conditions(subject: Subject, settings: Settings) -> Conditions:
     )
 
 
-def _measurements(trace: Trace, importance: Importance) -> dict[str, tuple[Measurement, ...]]:
+def _measurements(
+    subject: Subject, trace: Trace, importance: Importance
+) -> dict[str, tuple[Measurement, ...]]:
     found = {component: tuple(named.values()) for component, named in trace.measurements.items()}
-    for component, extra in importance.measurements.items():
-        found[component] = (*found.get(component, ()), *extra)
+    for more in (cost_measurements(subject), importance.measurements):
+        for component, extra in more.items():
+            found[component] = (*found.get(component, ()), *extra)
     return found
 
 

@@ -7,15 +7,20 @@ from zsei.analyzers.context import Analysis, Analyzer
 from zsei.analyzers.critical_path_information import CriticalPathInformation
 from zsei.analyzers.critical_path_latency import CriticalPathLatency
 from zsei.analyzers.dead_units import DeadUnits
+from zsei.analyzers.dynamic_bottleneck import DynamicBottleneck
 from zsei.analyzers.gradient_flow import GradientFlow
 from zsei.analyzers.information_bottleneck import InformationBottleneck
 from zsei.analyzers.low_effect import LowEffect
 from zsei.analyzers.memory_bottleneck import MemoryBottleneck
+from zsei.analyzers.parallelisation_bottleneck import ParallelisationBottleneck
 from zsei.analyzers.redundant_heads import RedundantHeads
 from zsei.analyzers.redundant_layers import RedundantLayers
 from zsei.analyzers.redundant_neurons import RedundantNeurons
+from zsei.analyzers.roofline import Roofline
 from zsei.analyzers.run import run_analyzers
+from zsei.analyzers.shared_module import SharedModule
 from zsei.analyzers.time_bottleneck import TimeBottleneck
+from zsei.analyzers.unread_parameters import UnreadParameters
 from zsei.errors import UsageError
 
 __all__ = ["ANALYZERS", "Analysis", "Analyzer", "explain", "run_analyzers"]
@@ -30,8 +35,13 @@ ANALYZERS: tuple[Analyzer, ...] = (
     GradientFlow(),
     ComputationalBottleneck(),
     MemoryBottleneck(),
+    ParallelisationBottleneck(),
+    DynamicBottleneck(),
+    SharedModule(),
+    UnreadParameters(),
     CriticalPathInformation(),
     TimeBottleneck(),
+    Roofline(),
     CriticalPathLatency(),
 )
 """Every analyzer, in the order in which findings are listed."""

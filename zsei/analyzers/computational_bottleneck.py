@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from zsei.analyzers.context import Analysis
-from zsei.analyzers.shares import criticality_shares, hot_spots, working_parts
+from zsei.analyzers.pressure import pressure_checks
+from zsei.analyzers.shares import (
+    BANDS,
+    criticality_shares,
+    hot_spots,
+    working_parts,
+)
 from zsei.graph.traffic import bytes_moved
 from zsei.records import Finding, Measurement
 
@@ -40,9 +46,9 @@ class ComputationalBottleneck:
     code: ClassVar[str] = "computational-bottleneck"
     clock: ClassVar[bool] = False
 
-    bands: tuple[float, ...] = (0.20, 0.10, 0.05)
+    bands: tuple[float, ...] = BANDS
     """Lower ends of the bands of cost, share of all operations, highest first."""
-    min_pressure: float = 2.0
+    min_pressure: float = 3.0
     """Least ratio of cost share to criticality share."""
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
@@ -65,13 +71,15 @@ class ComputationalBottleneck:
             for part in parts
             if moved.get(part.id)
         }
+        cost = {part.id: part.flops / total for part in parts}
         yield from hot_spots(
             code=self.code,
             measure="flops_share",
             noun="operations",
-            cost={part.id: part.flops / total for part in parts},
+            cost=cost,
             criticality=criticality_shares(analysis),
             bands=self.bands,
             pressure=self.min_pressure,
             extra=intensity,
+            tests=lambda named: pressure_checks(analysis, named, cost, self.min_pressure),
         )

@@ -8,7 +8,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from zsei.analyzers.checks import ablation_check, inconclusive, with_checks
 from zsei.analyzers.context import Analysis
+from zsei.analyzers.widening import widening_trial
 from zsei.analyzers.words import listed, number, percent
 from zsei.graph.flow import FlowGraph
 from zsei.graph.paths import dominators, minimum_cut
@@ -18,6 +20,8 @@ from zsei.trace.taps import find_taps
 
 ROWS = 512
 """Rows of a value that its rank is read from."""
+LEAST_EFFECT = 1e-3
+"""Additive effect of its ablation from which what gets through a node counts as needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +53,14 @@ class InformationBottleneck:
     follows has room for more than v lets through. Severity: rank_lost.
 
     Reading it: whatever is done behind such a node, it works with r(v) directions. Where the task
-    needs few, the width before it is waste; where it needs more, this is the place to widen.
+    needs few (necessary), the width before it is waste; where it needs more (artificial), this is
+    the place to widen. Without labels the trial is inconclusive: nothing can be nearer to the
+    model's outputs than its own.
 
     Misleads when: rows are too few (the cap min(rows - 1, channels) then hides the rank, and the
     finding says that it could not tell); when the information sits in directions of little
-    variance; or when the rank is lost little by little.
+    variance; or when the rank is lost little by little. The trial sees what a linear path can give
+    back: a task that needs the lost directions bent first still looks as if it did not.
 
     References: Roy and Vetterli, "The effective rank: a measure of effective dimensionality",
     EUSIPCO 2007; Timkey and van Schijndel, "All bark and no bite: rogue dimensions in transformer
@@ -68,6 +75,8 @@ class InformationBottleneck:
     """Share of effective rank lost at a node, 0 to 1."""
     near_cap: float = 0.8
     """Share of its cap from which a rank is taken to be hidden by it."""
+    most_trials: int = 3
+    """Narrow nodes that are widened for a trial, in order of the flow."""
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
         """Nodes in order of the flow, then a cut of several nodes, then what cannot be told."""
@@ -78,22 +87,27 @@ class InformationBottleneck:
         inner = [ranks[node].value for node in crossed if node not in flow.endings()]
         narrowest = min(inner, default=0.0)
         hidden: list[str] = []
+        trials = self.most_trials
         for before, node in pairwise(crossed):
             width = int(flow.number(node, "width") or 0)
             if ranks[node].hidden(self.near_cap, width):
                 hidden.append(node)
             elif _room_behind(flow, crossed, node) >= 2 * ranks[node].value:
-                yield from self._lost(before, node, ranks)
+                behind = _wide_behind(flow, crossed, node, 2 * ranks[node].value)
+                found = self._lost(before, node, ranks)
+                if found is not None:
+                    yield _tested(analysis, found, before, behind if trials else None)
+                    trials -= 1
         yield from self._cut(analysis, ranks, narrowest)
         if hidden:
             yield self._could_not_tell(hidden, ranks)
 
-    def _lost(self, before: str, node: str, ranks: Mapping[str, _Rank]) -> Iterator[Finding]:
+    def _lost(self, before: str, node: str, ranks: Mapping[str, _Rank]) -> Finding | None:
         entering, leaving = ranks[before], ranks[node]
         lost = 1 - leaving.value / entering.value if entering.value > 0 else 0.0
         if lost < self.min_lost:
-            return
-        yield Finding.make(
+            return None
+        return Finding.make(
             code=self.code,
             components=(node,),
             severity=lost,
@@ -144,6 +158,31 @@ class InformationBottleneck:
         )  # fmt: skip
 
 
+def _tested(analysis: Analysis, found: Finding, before: str, behind: str | None) -> Finding:
+    """The finding with what ablation and the widening trial say of it, in its message too."""
+    node = found.components[0]
+    if behind is None:
+        trial = inconclusive("widening", "Not widened: other narrow places were tried first.")
+    else:
+        trial = widening_trial(analysis, before, node, behind)
+    said = {
+        "agrees": "It is artificial: with the lost directions given back, the loss falls.",
+        "disagrees": "It is necessary, or harmless: giving the lost directions back gains nothing.",
+        "inconclusive": "Whether the task misses them could not be told.",
+    }[trial.outcome]
+    told = Finding.make(
+        code=found.code,
+        components=found.components,
+        severity=found.severity / 2 if trial.outcome == "disagrees" else found.severity,
+        evidence=(*found.evidence, *trial.evidence),
+        message=f"{found.message} {said}",
+    )
+    needed = ablation_check(
+        analysis, (node,), at_least=LEAST_EFFECT, claim="what does get through is needed"
+    )
+    return with_checks(told, needed, trial)
+
+
 def _measured(name: str, rank: _Rank, node: str) -> Measurement:
     note = f"{node}, from {rank.rows} rows; it cannot exceed {rank.cap}"
     return Measurement(name=name, value=rank.value, unit="dimensions", note=note)
@@ -154,6 +193,12 @@ def _room_behind(flow: FlowGraph, crossed: list[str], node: str) -> float:
     behind = crossed[crossed.index(node) + 1 :]
     wide = [flow.number(n, "width") or 0.0 for n in behind if n not in flow.endings()]
     return max(wide, default=0.0)
+
+
+def _wide_behind(flow: FlowGraph, crossed: list[str], node: str, width: float) -> str:
+    """The first unavoidable node behind `node` with at least `width` channels."""
+    behind = crossed[crossed.index(node) + 1 :]
+    return next(n for n in behind if (flow.number(n, "width") or 0.0) >= width)
 
 
 def _ranks(analysis: Analysis, components: list[str]) -> dict[str, _Rank]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from zsei.analyzers.context import Analysis
+from zsei.analyzers.pressure import pressure_checks
 from zsei.analyzers.shares import criticality_shares, hot_spots, working_parts
 from zsei.analyzers.words import listed, percent
+from zsei.graph.attention_memory import attention_memory
 from zsei.graph.liveness import peak, peak_without
 from zsei.graph.traffic import CONTAINERS
 from zsei.records import Component, Finding, Measurement
@@ -27,7 +29,9 @@ class MemoryBottleneck:
     where it is read first). peak_bytes = max over calls of the bytes of all values still to be
     read, from shapes; peak_saving = 1 - peak over all other calls / peak. quadratic_share =
     operations of the products of attention whose both sides are activations / all operations; at
-    twice the length it becomes 4q / (4q + 2(1 - q)). Severity: the excess of parameters_share over
+    twice the length it becomes 4q / (4q + 2(1 - q)). attention_score_bytes = heads x queries x keys
+    x bytes of a number, at f times the length f² as much. memory_pressure = peak_saving /
+    criticality_share. Severity: the excess of parameters_share over
     criticality_share (all of it where no effect is known, as of embeddings and of the part that
     makes the output), peak_saving, or quadratic_share.
 
@@ -48,7 +52,7 @@ class MemoryBottleneck:
 
     min_parameters_share: float = 0.15
     """Share of the model's parameters from which a component is looked at."""
-    min_pressure: float = 2.0
+    min_pressure: float = 3.0
     """Least ratio of parameters share to criticality share, where an effect is known."""
     min_peak_saving: float = 0.2
     """Share by which the peak must fall without a component's (or a kind's) own calls."""
@@ -75,6 +79,7 @@ class MemoryBottleneck:
             bands=(self.min_parameters_share,),
             pressure=self.min_pressure,
             extra={},
+            tests=lambda named: pressure_checks(analysis, named, held, self.min_pressure),
         )
         for part in leaves:
             share = held[part.id]
@@ -101,7 +106,10 @@ class MemoryBottleneck:
             return
         alone = 1 - found.without[here.id] / found.bytes
         alike = [part for part in parts if part.kind == here.kind]
-        together = 1 - peak_without(analysis.subject, frozenset(p.id for p in alike)) / found.bytes
+        # Without all parts of a model there is no model: that says nothing about any of them.
+        all_alike = len(alike) == len(parts)
+        left = peak_without(analysis.subject, frozenset(p.id for p in alike))
+        together = 0.0 if all_alike else 1 - left / found.bytes
         if alone >= self.min_peak_saving:
             components, saving, whose = (here.id,), alone, f"the calls of {here.id}"
         elif together >= self.min_peak_saving:
@@ -116,6 +124,7 @@ class MemoryBottleneck:
             evidence=(
                 Measurement(name="peak_bytes", value=found.bytes, unit="bytes per sample"),
                 Measurement(name="peak_saving", value=saving, unit="share"),
+                *_pressure(analysis, components, saving),
             ),
             message=f"Live activations peak at {found.bytes} bytes per sample in {here.id}; "
             f"without {whose} the peak would be {percent(saving)} lower.",
@@ -139,6 +148,8 @@ class MemoryBottleneck:
             return
         doubled = 4 * share / (4 * share + 2 * (1 - share))
         names = tuple(part.id for part in attentions)
+        scores = [a for a in attention_memory(subject) if a.grows]
+        held = "held" if any(a.written_out for a in scores) else "a fused call holds none of them"
         yield Finding.make(
             code=self.code,
             components=names,
@@ -147,11 +158,28 @@ class MemoryBottleneck:
                 Measurement(name="quadratic_share", value=share, unit="share"),
                 Measurement(name="quadratic_share_doubled", value=doubled, unit="share",
                             note="at twice the length"),
+                *(
+                    Measurement(name="attention_score_bytes", unit="bytes per sample",
+                                value=max(a.scores(factor) for a in scores),
+                                note=f"largest attention at {factor} x the length; {held}")
+                    for factor in (1, 2, 4) if scores
+                ),
             ),
             message=f"{percent(share)} of the operations, in {listed(names, 2)}, grow with the "
             f"square of the length; at twice the length they would be "
             f"{percent(doubled)}.",
         )  # fmt: skip
+
+
+def _pressure(
+    analysis: Analysis, components: tuple[str, ...], saving: float
+) -> tuple[Measurement, ...]:
+    """The share of the peak over the share of the effect, where an effect is known."""
+    effects = criticality_shares(analysis)
+    brought = sum(effects.get(c, 0.0) for c in components)
+    if brought <= 0:
+        return ()
+    return (Measurement(name="memory_pressure", value=saving / brought, unit="ratio"),)
 
 
 def _leaves(analysis: Analysis) -> list[Component]:

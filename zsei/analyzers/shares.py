@@ -1,17 +1,34 @@
 """What a part costs beside what it brings: the two shares hot spots are judged by."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+import torch
 from torch import Tensor
 
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.words import listed, percent
 from zsei.graph.traffic import CONTAINERS
-from zsei.records import Component, Finding, Measurement
+from zsei.records import Check, Component, Finding, Measurement
 from zsei.subject.objective import Objective
 
 WORKING = ("attention", "mlp", "experts", "conv", "linear", "recurrent")
 """Kinds of component that do the model's arithmetic."""
+BANDS = (0.20, 0.10, 0.05)
+"""Lower ends of the bands of cost, as shares: now, next, later; below the last not worth it."""
+URGENCY = ("now", "next", "later", "not worth it")
+
+
+def band(share: float) -> int:
+    """Which band a share of the cost falls in: 0 over 20 %, 1 over 10 %, 2 over 5 %, 3 below."""
+    return next((i for i, lower in enumerate(BANDS) if share >= lower), len(BANDS))
+
+
+def first_half(samples: int, groups: int) -> Tensor:
+    """Which samples form the first of two halves, bool [n]; either holds every data group.
+
+    Groups alternate in the data, so that odd and even samples would part the groups, not the data.
+    """
+    return torch.arange(samples) // max(groups, 1) % 2 == 0
 
 
 def additive(objective: Objective, effect: float | Tensor) -> float | Tensor:
@@ -33,6 +50,20 @@ def working_parts(analysis: Analysis) -> list[Component]:
     ]
 
 
+def _effects(analysis: Analysis) -> dict[str, float]:
+    scores, endings = analysis.importance.scores, analysis.flow.endings()
+    return {
+        part.id: float(additive(analysis.subject.objective, scores[part.id, "branch"][0]))
+        for part in working_parts(analysis)
+        if (part.id, "branch") in scores and part.id not in endings
+    }
+
+
+def summed_effect(analysis: Analysis) -> float:
+    """Summed additive effect of removing each working part: what criticality shares are of."""
+    return sum(_effects(analysis).values())
+
+
 def criticality_shares(analysis: Analysis) -> dict[str, float]:
     """Working part -> its share of the summed effects of removing each; empty where none is known.
 
@@ -40,14 +71,27 @@ def criticality_shares(analysis: Analysis) -> dict[str, float]:
     one elsewhere, on the scale on which effects add. A part that alone makes the output is left
     out: without it nothing is left, which says nothing about the others.
     """
-    scores, endings = analysis.importance.scores, analysis.flow.endings()
-    found = {
-        part.id: float(additive(analysis.subject.objective, scores[part.id, "branch"][0]))
-        for part in working_parts(analysis)
-        if (part.id, "branch") in scores and part.id not in endings
-    }
+    found = _effects(analysis)
     total = sum(found.values())
     return {part: value / total for part, value in found.items()} if total > 0 else {}
+
+
+def sampled_shares(analysis: Analysis) -> dict[str, Tensor]:
+    """Working part -> its additive effect per sample [n] over the mean summed effect of all.
+
+    Only parts that were ablated exactly, and only when all were: the mean over samples is then the
+    criticality share, and its spread that of the share.
+    """
+    effects, wanted = analysis.importance.effects, criticality_shares(analysis)
+    if not wanted or any(part not in effects for part in wanted):
+        return {}
+    objective = analysis.subject.objective
+    per_sample = {
+        part: torch.as_tensor(additive(objective, effects[part].divergence.double()))
+        for part in wanted
+    }
+    total = sum(float(values.mean()) for values in per_sample.values())
+    return {part: values / total for part, values in per_sample.items()} if total > 0 else {}
 
 
 def hot_spots(
@@ -60,6 +104,7 @@ def hot_spots(
     bands: tuple[float, ...],
     pressure: float,
     extra: Mapping[str, tuple[Measurement, ...]],
+    tests: Callable[[tuple[str, ...]], tuple[Check, ...]] | None = None,
 ) -> Iterator[Finding]:
     """One finding per band of cost: parts that cost far more than they bring.
 
@@ -72,6 +117,7 @@ def hot_spots(
         bands: Lower ends of the bands, highest first.
         pressure: Least ratio of cost share to criticality share.
         extra: Part -> further evidence.
+        tests: Test what is said of parts; None leaves it untested.
     """
     upper = 1.0 + 1e-9
     for lower in bands:
@@ -83,7 +129,9 @@ def hot_spots(
         ]  # fmt: skip
         parts.sort(key=lambda part: (criticality[part] - cost[part], part))
         if parts:
-            yield _hot_spot(code, measure, noun, parts, cost, criticality, extra)
+            found = _hot_spot(code, measure, noun, parts, cost, criticality, extra)
+            checks = tests(tuple(parts)) if tests is not None else ()
+            yield found.model_copy(update={"checks": checks})
         upper = lower
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from zsei.analyzers.context import Analysis
-from zsei.analyzers.shares import criticality_shares, hot_spots
+from zsei.analyzers.pressure import pressure_checks
+from zsei.analyzers.shares import BANDS, criticality_shares, hot_spots
 from zsei.graph.traffic import CONTAINERS
 from zsei.records import Finding
 
@@ -38,9 +39,9 @@ class TimeBottleneck:
     code: ClassVar[str] = "time-bottleneck"
     clock: ClassVar[bool] = True
 
-    bands: tuple[float, ...] = (0.20, 0.10, 0.05)
+    bands: tuple[float, ...] = BANDS
     """Lower ends of the bands of cost, share of all measured time, highest first."""
-    min_pressure: float = 2.0
+    min_pressure: float = 3.0
     """Least ratio of time share to criticality share."""
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
@@ -55,13 +56,15 @@ class TimeBottleneck:
         total = sum(seconds.values())
         if total == 0:
             return
+        cost = {part: value / total for part, value in seconds.items()}
         yield from hot_spots(
             code=self.code,
             measure="seconds_share",
             noun="time",
-            cost={part: value / total for part, value in seconds.items()},
+            cost=cost,
             criticality=criticality_shares(analysis),
             bands=self.bands,
             pressure=self.min_pressure,
             extra={},
+            tests=lambda named: pressure_checks(analysis, named, cost, self.min_pressure),
         )
