@@ -10,27 +10,37 @@ from zsei.analyzers.dead_units import DeadUnits
 from zsei.analyzers.dynamic_bottleneck import DynamicBottleneck
 from zsei.analyzers.gradient_flow import GradientFlow
 from zsei.analyzers.information_bottleneck import InformationBottleneck
+from zsei.analyzers.interaction_bottleneck import InteractionBottleneck
 from zsei.analyzers.low_effect import LowEffect
 from zsei.analyzers.memory_bottleneck import MemoryBottleneck
 from zsei.analyzers.parallelisation_bottleneck import ParallelisationBottleneck
 from zsei.analyzers.redundant_heads import RedundantHeads
 from zsei.analyzers.redundant_layers import RedundantLayers
 from zsei.analyzers.redundant_neurons import RedundantNeurons
+from zsei.analyzers.redundant_paths import RedundantPaths
 from zsei.analyzers.roofline import Roofline
 from zsei.analyzers.run import run_analyzers
+from zsei.analyzers.semantic_redundancy import SemanticRedundancy
 from zsei.analyzers.shared_module import SharedModule
 from zsei.analyzers.time_bottleneck import TimeBottleneck
 from zsei.analyzers.unread_parameters import UnreadParameters
+from zsei.analyzers.useless_skip import UselessSkip
+from zsei.analyzers.undefined_values import UndefinedValues
 from zsei.errors import UsageError
 
 __all__ = ["ANALYZERS", "Analysis", "Analyzer", "explain", "run_analyzers"]
 
 ANALYZERS: tuple[Analyzer, ...] = (
+    UndefinedValues(),
     DeadUnits(),
     LowEffect(),
     RedundantHeads(),
     RedundantNeurons(),
     RedundantLayers(),
+    RedundantPaths(),
+    SemanticRedundancy(),
+    InteractionBottleneck(),
+    UselessSkip(),
     InformationBottleneck(),
     GradientFlow(),
     ComputationalBottleneck(),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 
 import networkx as nx
+import numpy as np
 
 from zsei.analyzers.context import Analysis
 from zsei.records import Matrix
@@ -53,3 +54,34 @@ def within(pairs: Pairs, group: tuple[str, ...]) -> list[tuple[str, str]]:
     """The known pairs of a group, in the order in which `pairs` has them."""
     both = [pair for a, b in combinations(group, 2) for pair in ((a, b), (b, a))]
     return [pair for pair in both if pair in pairs]
+
+
+def profiles(analysis: Analysis, fewest: int = 4) -> dict[tuple[str, str], float]:
+    """route_similarity: (part, part) -> cosine of what their readers take from each, 0 to 1.
+
+    A profile is |attribution| per reader and port where writer-reader edges are known, else the
+    composition scores above chance with every later head. Pairs that share fewer than `fewest`
+    possible readers are left out.
+    """
+    served: dict[str, dict[tuple[str, str], float]] = {}
+    for edge in analysis.trace.edges:
+        served.setdefault(edge.writer, {})[edge.reader, edge.port] = abs(edge.attribution)
+    if not served:
+        for kind in ("q", "k", "v"):
+            for (a, b), value in pairs_of(matrix_named(analysis, f"{kind}_composition")).items():
+                served.setdefault(a, {})[b, kind] = max(value, 0.0)
+    writers = sorted(served)
+    readers = sorted({reader for profile in served.values() for reader in profile})
+    taken = np.array([[served[w].get(r, np.nan) for r in readers] for w in writers])
+    known = ~np.isnan(taken)
+    taken = np.nan_to_num(taken)
+    # Of each pair, only readers that both could serve are compared.
+    product, size = taken @ taken.T, taken**2 @ known.T.astype(float)
+    possible = known.astype(float) @ known.T
+    ports = len(readers) / max(len({reader for reader, _ in readers}), 1)
+    bottom = np.sqrt(size * size.T)
+    return {
+        (a, b): float(product[i, j] / bottom[i, j])
+        for (i, a), (j, b) in combinations(enumerate(writers), 2)
+        if possible[i, j] >= fewest * ports and bottom[i, j] > 0
+    }
