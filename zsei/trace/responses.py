@@ -5,6 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from zsei.subject.objective import Objective
 from zsei.subject.types import Site
 
 
@@ -84,3 +85,13 @@ def root_mean_square(value: Tensor) -> Tensor:
     flat = value.detach().reshape(value.shape[0], 1, -1)
     # A batched dot product: several times faster than a norm along an axis.
     return (torch.bmm(flat, flat.transpose(1, 2)).flatten() / flat.shape[2]).sqrt()
+
+
+def prediction_spread(objective: Objective, quadratic: Tensor, std: Tensor) -> Tensor:
+    """Standard deviation of `predicted_divergence` over samples, from that of the squares.
+
+    Halved as the squares are; for relative L2, a root, to first order: std / (2 √quadratic).
+    """
+    if objective.output != "values":
+        return std / 2
+    return std / (2 * quadratic.clamp_min(1e-30).sqrt())
