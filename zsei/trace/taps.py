@@ -1,12 +1,13 @@
 """Which values of a program to look at, worked out once per subject."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, fx
 
 from zsei.subject.blocks import is_linear
 from zsei.subject.reading import ATTENTION, Ancestry, Residual, find_residuals, operation
 from zsei.subject.types import Site, Subject
+from zsei.trace.edge_plan import EdgePlan, plan_edges
 from zsei.trace.interpreter import ProgramEngine
 
 
@@ -47,6 +48,10 @@ class Taps:
     sites: tuple[Site, ...]
     joins: tuple[Join, ...] = ()
     attentions: tuple[HeadTap, ...] = ()
+    edges: EdgePlan = field(default_factory=EdgePlan)
+    """Writers and readers of the residual stream."""
+    no_gradient: frozenset[str] = frozenset()
+    """Values whose gradient is not looked at, because it is undefined."""
 
 
 def find_taps(subject: Subject, engine: object) -> Taps:
@@ -68,7 +73,8 @@ def find_taps(subject: Subject, engine: object) -> Taps:
         return Taps(values=values, writers=writers, sites=anatomy.sites)
 
     nodes = {node.name: node for node in subject.program.graph_module.graph.nodes}
-    residuals = {r.node.name: r for r in find_residuals(Ancestry(subject.program))}
+    ancestry = Ancestry(subject.program)
+    residuals = {r.node.name: r for r in find_residuals(ancestry)}
     joins = tuple(
         _join(component.id, residuals[anatomy.outputs[component.id]])
         for component in anatomy.components
@@ -94,9 +100,15 @@ def find_taps(subject: Subject, engine: object) -> Taps:
         name: axis for name, axis in values.items() if _is_float(nodes[name])
     }  # fmt: skip
     writers = {component: node for component, node in writers.items() if node in values}
+    heads = {
+        tap.component: (tap.core, tap.heads, tap.projection)
+        for tap in attentions
+        if tap.projection is not None
+    }
     return Taps(
-        values=values, writers=writers, sites=anatomy.sites, joins=joins, attentions=attentions
-    )
+        values=values, writers=writers, sites=anatomy.sites, joins=joins, attentions=attentions,
+        edges=plan_edges(anatomy, ancestry, engine, [join.node for join in joins], heads),
+    )  # fmt: skip
 
 
 def _is_float(node: fx.Node) -> bool:
