@@ -15,7 +15,7 @@ from zsei.trace.rows import (
     row_indices,
     take_rows,
 )
-from zsei.trace.summary import _duplicates
+from zsei.trace.summary import _correlation, _duplicates
 
 
 @pytest.mark.parametrize("shape", [(40, 6), (9, 30), (12, 12)])
@@ -116,7 +116,10 @@ def test_duplicates_are_pairs_of_high_correlation_of_either_sign() -> None:
     columns[:, 4] = -2 * columns[:, 1] + 3
     columns[:, 5] = columns[:, 0] + 0.02 * columns[:, 2]
     columns[:, 3] = 1.0
-    found = _duplicates(columns)
+    correlation = _correlation(columns)
+    assert torch.allclose(correlation, correlation.T, atol=1e-6)
+    assert not correlation.diagonal().any()
+    found = _duplicates(correlation)
     expected = np.corrcoef(columns[:, [0, 1, 2, 4, 5]].double().numpy().T)
     assert [(i, j) for i, j, _ in found] == [(1, 4), (0, 5)]
     assert found[0][2] == pytest.approx(-1, abs=1e-5)

@@ -178,10 +178,14 @@ def probes(
     With s_n such a number and dz a change inside the model, E (∂s_n/∂z · dz)² is the quadratic term
     that `predicted_divergence` turns into the divergence. Embedding e: s = r·e, E r rᵀ = I - e eᵀ.
     Values: s = r·y / ‖y‖, E r rᵀ = I. Both draw the directions of a sample at right angles to each
-    other, which keeps the expectation and lowers the spread. Logits: s = Σ_t log p(y_t) / √T with
-    y_t drawn from the model's own distribution (Fisher); independent draws make cross terms vanish
-    on average.
+    other, which keeps the expectation and lowers the spread. Logits: the Fisher information,
+    diag(p) - p pᵀ at every position. Over positions t, s = Σ_t log p(y_t) / √T with y_t drawn from
+    the model's own distribution; independent draws make cross terms vanish on average. One decision
+    per sample, s = Σ_c ε_c √p_c log p_c with random signs ε: a sure model hardly ever draws any but
+    its first class, so that drawing classes would leave nearly every response at nothing.
     """
+    if objective.output == "logits" and values.ndim == 2:
+        return [_signed_score(values, generator) for _ in range(count)]
     if objective.output == "logits":
         return [_fisher_score(values, batch, generator) for _ in range(count)]
     flat = values.flatten(1)
@@ -207,14 +211,19 @@ def _orthogonal(shape: torch.Size, count: int, generator: torch.Generator) -> Te
     return (basis * lengths * signs).permute(2, 0, 1)
 
 
+def _signed_score(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Σ_c ε_c √p_c log p_c, ε random signs: [n]; its slope has covariance diag(p) - p pᵀ."""
+    log_p = values.log_softmax(-1)
+    signs = torch.randint(0, 2, log_p.shape, generator=generator) * 2 - 1
+    return (signs * log_p.detach().div(2).exp() * log_p).sum(-1)
+
+
 def _fisher_score(values: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
     """Log p(y) of classes drawn from the model's own distribution, Σ over positions / √T: [n]."""
     log_p = values.log_softmax(-1)
     flat = log_p.detach().exp().flatten(0, -2)
     drawn = torch.multinomial(flat, 1, generator=generator).view(*log_p.shape[:-1], 1)
     chosen = log_p.gather(-1, drawn)[..., 0]
-    if chosen.ndim == 1:
-        return chosen
     mask = _position_mask(values, batch).to(values.dtype).flatten(1)
     return (chosen.flatten(1) * mask).sum(1) / mask.sum(1).clamp_min(1).sqrt()
 
