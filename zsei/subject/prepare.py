@@ -27,6 +27,8 @@ from zsei.subject.program import (
     model_hash,
     pick_output,
 )
+from zsei.subject.screen import finite_samples, regrouped, taken, whole
+from zsei.subject.streamed import fitted, release_behind
 from zsei.subject.types import Anatomy, Batch, Subject
 
 TOLERANCE = 1e-5
@@ -60,12 +62,14 @@ def prepare(
     """
     settings = settings or Settings()
     loaded = load_model(model, settings)
+    settings, smaller = fitted(settings, loaded.model)
     identity = model_hash(loaded.model)
     with _undisturbed(settings.seed):
         samples = load_data(loaded.data if data is None else data, loaded, settings)
         twin = _twin(loaded.model)
         batches = (*samples.calibration, *samples.held_out)
-        output, field = _first_output(twin, samples.input_names, batches)
+        output, field, finite = _first_output(twin, samples.input_names, batches)
+        samples, left_out = _screened(samples, finite)
         head = _head(loaded, samples, output, field, twin)
         chosen = choose_objective(objective, head)
         samples = _with_labels(samples, chosen.name, loaded, settings.seed)
@@ -81,7 +85,8 @@ def prepare(
         held_out=samples.held_out,
         anatomy=anatomy,
         tokenizer=loaded.tokenizer,
-        notes=(*loaded.notes, *samples.notes, *notes),
+        notes=(*loaded.notes, *smaller, *samples.notes, *notes),
+        left_out=left_out,
     )
 
 
@@ -100,7 +105,9 @@ def _undisturbed(seed: int) -> Iterator[None]:
 
 def _twin(model: nn.Module) -> nn.Module:
     try:
-        return frozen_twin(model)
+        twin = frozen_twin(model)
+        release_behind(twin)
+        return twin
     except Exception as error:
         raise ModelError(
             f"A model must be copyable, because the original is never touched; "
@@ -139,9 +146,10 @@ def _field(raw: Any) -> str:
 
 def _first_output(
     model: nn.Module, names: Sequence[str], batches: Sequence[Batch]
-) -> tuple[Tensor, str]:  # fmt: skip
-    """Main output for the first batch and its field; every batch must run and stay finite."""
+) -> tuple[Tensor, str, Tensor]:  # fmt: skip
+    """Main output for the first batch, its field, and which samples have a finite output [n]."""
     first: tuple[Tensor, str] | None = None
+    finite, bad = [], 0
     for batch in batches:
         raw = _run(model, names, batch.inputs)
         output = pick_output(raw)
@@ -150,15 +158,52 @@ def _first_output(
                 f"Axis 0 of the output must be the sample; {type(model).__name__} gives "
                 f"{list(output.shape)} for {batch.size} samples. Return one output per sample."
             )
-        bad = int(output.isfinite().logical_not().sum())
-        if bad:
-            raise NumericalError(
-                f"Outputs must be finite; {type(model).__name__} gives NaN or infinity in {bad} "
-                f"of {output.numel()} values. Check the inputs' scale and the weights."
-            )
+        finite.append(finite_samples(output, batch.size))
+        if first is None and not bool(finite[0].all()):
+            bad = int(output.isfinite().logical_not().sum())
         first = first or (output, _field(raw))
     assert first is not None
-    return first
+    whole = torch.cat(finite)
+    if not bool(whole.any()):
+        raise NumericalError(
+            f"Outputs must be finite; {type(model).__name__} gives NaN or infinity on all samples, "
+            f"in {bad} of {first[0].numel()} values of the first batch. Check the inputs' scale "
+            f"and the weights."
+        )
+    return *first, whole
+
+
+def _screened(samples: Samples, finite: Tensor) -> tuple[Samples, tuple[Batch, ...]]:
+    """The samples without those whose output is undefined, and those, as batches of one size."""
+    if bool(finite.all()):
+        return samples, ()
+    step = 2 if samples.labels == "score" else 1
+    border = sum(batch.size for batch in samples.calibration)
+    kept = whole(finite, step)
+    sides = kept[:border], kept[border:]
+    smaller = min(int(side.sum()) for side in sides)
+    if smaller < 2 * step:
+        raise NumericalError(
+            f"Outputs must be finite on at least {2 * step} samples for measuring and as many for "
+            f"judging; they are on {int(sides[0].sum())} and {int(sides[1].sum())} of "
+            f"{len(sides[0])} and {len(sides[1])}. Check the inputs' scale and the weights."
+        )
+    most = samples.calibration[0].size
+    size = smaller // (-(-smaller // most)) // step * step
+    bad = (~kept).nonzero().flatten()
+    # Filled up with good samples, because a program runs batches of one size.
+    order = torch.cat([bad, kept.nonzero().flatten().repeat(size)])[: -(-len(bad) // size) * size]
+    both = (*samples.calibration, *samples.held_out)
+    note = (
+        f"{len(bad)} of {len(finite)} samples were left out of everything: the model's output is "
+        f"NaN or infinite there."
+    )
+    return replace(
+        samples,
+        calibration=regrouped(samples.calibration, sides[0], size),
+        held_out=regrouped(samples.held_out, sides[1], size),
+        notes=(*samples.notes, note),
+    ), tuple(taken(both, part) for part in order.split(size))
 
 
 def _head(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
@@ -70,17 +71,20 @@ class Anatomy:
 
     def component(self, component_id: str) -> Component:
         """The component with this id."""
-        for component in self.components:
-            if component.id == component_id:
-                return component
-        raise KeyError(component_id)
+        return self._components[component_id]
 
     def site(self, component_id: str, kind: UnitKind) -> Site | None:
         """The site of this kind at a component, if there is one."""
-        for site in self.sites:
-            if site.component == component_id and site.kind == kind:
-                return site
-        return None
+        return self._sites.get((component_id, kind))
+
+    @cached_property
+    def _components(self) -> Mapping[str, Component]:
+        # Reversed: of two with one id the first counts.
+        return {component.id: component for component in reversed(self.components)}
+
+    @cached_property
+    def _sites(self) -> Mapping[tuple[str, UnitKind], Site]:
+        return {(site.component, site.kind): site for site in reversed(self.sites)}
 
 
 Watch = Mapping[str, Callable[[Tensor], Tensor | None]]
@@ -128,6 +132,9 @@ class Subject:
     tokenizer: Any = None
     notes: tuple[str, ...] = field(default=())
     """What a reader should know: why the program fell back, how many samples were left out."""
+    left_out: tuple[Batch, ...] = ()
+    """Samples whose output is NaN or infinite, in batches of the same size (filled up with others):
+    nothing is measured on them but where they go wrong."""
 
     @property
     def fidelity(self) -> Literal["program", "modules"]:
