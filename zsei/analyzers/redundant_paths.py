@@ -1,6 +1,6 @@
 """Parallel routes that bring a reader the same."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import ClassVar, final
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zsei.analyzers.checks import targets_of, with_checks
 from zsei.analyzers.context import Analysis
-from zsei.analyzers.pairs import components_of, mean_within
+from zsei.analyzers.pairs import Pairs, components_of, matrix_named, mean_within, pairs_of
 from zsei.analyzers.redundancy import Limits, judge, whole_effect
 from zsei.analyzers.words import listed, number
 from zsei.graph.flow import FlowGraph
@@ -21,6 +21,8 @@ from zsei.trace.taps import find_taps
 
 ROWS = 512
 """Rows of a value that likeness is read from."""
+STREAM = "the stream"
+"""What branches of residual joins write into."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,11 @@ class RedundantPaths:
     reader do the same work, and what removing one and all of them does.
 
     Formula: routes are the ways into a reader of the flow graph whose ends are not computed from
-    each other. Two are alike when their shares differ by at most max_difference of the larger and
-    |cosine| of what they give the reader, centred over rows, is >= min_similarity (-1 is as
-    redundant as 1). Groups are connected components of that. interaction = Δ(all) - Σ Δ(each) of
-    exact ablation decides, as for redundant-heads. Severity: share of the reader's routes that
-    could go.
+    each other, and the branches that write into a residual stream, which all that follows reads.
+    Two are alike when their shares differ by at most max_difference of the larger and |cosine| of
+    what they give the reader, centred over rows, is >= min_similarity (-1 is as redundant as 1).
+    Groups are connected components of that. interaction = Δ(all) - Σ Δ(each) of exact ablation
+    decides, as for redundant-heads. Severity: share of the reader's routes that could go.
 
     Reading it: routes that back each other up are a wider model than needed, or a deliberate
     ensemble: the effect of input noise without one of them says which.
@@ -65,7 +67,7 @@ class RedundantPaths:
 
     min_similarity: float = 0.8
     """|cosine| of what two routes give the reader from which they count as alike, 0 to 1."""
-    max_difference: float = 0.25
+    max_difference: float = 0.5
     """Difference of two shares, as a share of the larger, up to which they are the same."""
     most_groups: int = 3
     """Groups that are measured, most alike first."""
@@ -80,15 +82,23 @@ class RedundantPaths:
             if len(routes := _routes(analysis, reader)) > 1
         }
         written = _written(analysis, {r.end for routes in meeting.values() for r in routes})
+        cosines: dict[str, Pairs] = {
+            reader: {
+                (a.end, b.end): cosine
+                for a, b in combinations(routes, 2)
+                if (cosine := _cosine(written.get(a.end), written.get(b.end))) is not None
+            }
+            for reader, routes in meeting.items()
+        }
+        meeting[STREAM] = _branches(analysis)
+        cosines[STREAM] = pairs_of(matrix_named(analysis, "branch_cosine"))
         groups: list[tuple[float, str, tuple[_Route, ...]]] = []
         for reader, routes in meeting.items():
             by_end = {route.end: route for route in routes}
             alike = {
-                (a.end, b.end): cosine
-                for a, b in combinations(routes, 2)
-                if abs(a.share - b.share) <= self.max_difference * max(a.share, b.share)
-                and (cosine := _cosine(written.get(a.end), written.get(b.end))) is not None
-                and abs(cosine) >= self.min_similarity
+                pair: cosine
+                for pair, cosine in cosines[reader].items()
+                if abs(cosine) >= self.min_similarity and self._even(by_end, *pair)
             }
             for ends in components_of(alike):
                 members = tuple(by_end[end] for end in ends)
@@ -100,6 +110,13 @@ class RedundantPaths:
             finding = self._judge(analysis, likeness, reader, members, total, len(meeting[reader]))
             if finding is not None:
                 yield finding
+
+    def _even(self, routes: Mapping[str, _Route], first: str, second: str) -> bool:
+        """Whether two routes carry the same share."""
+        if first not in routes or second not in routes:
+            return False
+        one, two = routes[first].share, routes[second].share
+        return abs(one - two) <= self.max_difference * max(one, two)
 
     def _judge(
         self, analysis: Analysis, likeness: float, reader: str, members: tuple[_Route, ...],
@@ -128,6 +145,17 @@ class RedundantPaths:
             f"for the sum of each alone: {judged.said}.",
         )  # fmt: skip
         return with_checks(finding, *judged.checks)
+
+
+def _branches(analysis: Analysis) -> list[_Route]:
+    """The branches of residual joins, each with its share in the sum it is added to."""
+    graph, found = analysis.flow.graph, []
+    for node in graph:
+        joins = [n for n in graph.successors(node) if graph.nodes[n].get("kind") == "residual"]
+        if len(joins) == 1 and graph.out_degree(node) == 1 and targets_of(analysis, [node]):
+            share = float(graph.edges[node, joins[0]].get("share", 0.0))
+            found.append(_Route(end=node, share=share, ablated=node))
+    return found
 
 
 def _routes(analysis: Analysis, reader: str) -> list[_Route]:

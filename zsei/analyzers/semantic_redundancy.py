@@ -9,6 +9,7 @@ from zsei.analyzers.answers import Moved, moved, same_way
 from zsei.analyzers.checks import targets_of, with_checks
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.pairs import (
+    Pairs,
     cliques_of,
     matrix_named,
     mean_within,
@@ -18,8 +19,6 @@ from zsei.analyzers.pairs import (
 from zsei.analyzers.redundancy import Judged, Limits, judge, whole_effect
 from zsei.analyzers.words import listed, number
 from zsei.records import Finding, Measurement
-
-Pairs = Mapping[tuple[str, str], float]
 
 MEANING = {
     "concept": "tell the groups of the data apart alike",
@@ -55,10 +54,11 @@ class SemanticRedundancy:
     samples) >= min_concept; decision: decision_similarity, the cosine over samples of the output
     changes under exact ablation, >= min_decision; features: head_cka >= min_features, the same up
     to rotation; route: cosine of the profiles of who reads them by how much (attributed edges, or
-    composition with later heads) >= min_route. Pairs with |head_cosine| >= max_cosine are left to
-    redundant-heads. Groups are maximal cliques: every two of a group are alike. Then interaction =
-    Δ(all) - Σ Δ(each) with its bootstrap interval decides, and input noise says whether the
-    redundancy makes the output steadier. Severity: share of the group that could go.
+    composition with later heads) >= min_route. Pairs whose outputs have |cosine| >= max_cosine are
+    left to redundant-heads and redundant-paths. Groups are maximal cliques: every two of a group
+    are alike. Then interaction = Δ(all) - Σ Δ(each) with its bootstrap interval decides, and input
+    noise says whether the redundancy makes the output steadier. Severity: share of the group that
+    could go.
 
     Reading it: one can go where the group backs itself up; all can go where nobody needs it; keep
     where each is read for itself, which likeness alone never rules out.
@@ -115,7 +115,8 @@ class SemanticRedundancy:
     def _groups(self, analysis: Analysis) -> list[_Group]:
         same = {
             frozenset(pair)
-            for pair, value in pairs_of(matrix_named(analysis, "head_cosine")).items()
+            for name in ("head_cosine", "branch_cosine")
+            for pair, value in pairs_of(matrix_named(analysis, name)).items()
             if abs(value) >= self.max_cosine
         }
         order = {c.id: i for i, c in enumerate(analysis.subject.anatomy.components)}
