@@ -287,6 +287,8 @@ class Ranking(Record):
     """The criterion that decided the order: the best validated one, or exact ablation."""
     components: tuple[str, ...]
     scores: tuple[float, ...]
+    note: str = ""
+    """Metric, replacement, dtype, seed and number of samples: choices that move a ranking."""
 
 
 class Validation(Record):
