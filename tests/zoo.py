@@ -1,13 +1,14 @@
 """Small seeded models with one planted defect each, and their healthy twins.
 
 Every function takes `planted` and returns (model, data, code, component): with `planted=True` the
-analyzer `code` must find `component`, without it must not. Nothing is trained; what a model
-computes is meaningless, but where it wastes is known.
+analyzer `code` must find `component`; without it there must be nothing to find, neither this nor
+any other defect. Nothing is trained; what a model computes is meaningless, but where it wastes is
+known.
 """
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,12 @@ class Planted(NamedTuple):
     """A model, data for it, and what an analyzer must find in it."""
 
     model: nn.Module
-    data: Tensor
+    data: Any
     code: str
     component: str
+    objective: str = "fidelity"
+    samples: int = SAMPLES
+    """Samples used in all, half of them to calibrate."""
 
 
 def _random(*shape: int, seed: int = 1) -> Tensor:
@@ -93,6 +97,173 @@ class Transformer(nn.Module):
         return self.head(self.norm(sequence).mean(1))
 
 
+class Listener(nn.Module):
+    """Attentions alone, no MLPs, over a real-valued sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Attention() for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+        self.head = nn.Linear(WIDTH, 6)
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        for block, norm in zip(self.blocks, self.norms, strict=True):
+            sequence = sequence + block(norm(sequence))
+        return self.head(sequence.mean(1))
+
+
+class WrittenOut(nn.Module):
+    """One attention whose scores are held, between a linear in and a linear out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 6)
+        self.query, self.key, self.value, self.output = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        sequence = self.stem(sequence)
+        n, t, _ = sequence.shape
+        q, k, v = (
+            part(sequence).view(n, t, HEADS, -1).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        weights = (q @ k.transpose(-1, -2) / 3).softmax(-1)
+        sequence = sequence + self.output((weights @ v).transpose(1, 2).reshape(n, t, WIDTH))
+        return self.head(sequence.mean(1))
+
+
+class Residual(nn.Module):
+    """Residual MLPs over points; the branch of block 1 is passed on by a gate on channel 0."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(16, WIDTH), nn.Linear(WIDTH, 6)
+        self.blocks = nn.ModuleList(Chain(WIDTH, WIDTH, WIDTH, activation=torch.tanh)
+                                    for _ in range(3))  # fmt: skip
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = 2 * (self.gain * x[:, :1]).sigmoid()
+        x = self.stem(x)
+        for number, block in enumerate(self.blocks):
+            x = x + (gate * block(x) if number == 1 else block(x))
+        return self.head(x)
+
+
+class Scaled(nn.Module):
+    """A block whose branch is scaled by what the caller says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = Mlp()
+
+    def forward(self, sequence: Tensor, scale: float) -> Tensor:
+        return sequence + scale * self.mlp(sequence)
+
+
+class Twice(nn.Module):
+    """One block called twice, the second time at a scale of its own."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Scaled()])
+        self.head, self.scale = nn.Linear(WIDTH, 6), scale
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        for scale in (1.0, self.scale):
+            sequence = self.blocks[0](sequence, scale)
+        return self.head(sequence.mean(1))
+
+
+class Loop(nn.Module):
+    """A recurrence written out step by step, or the same products without waiting."""
+
+    def __init__(self, waits: bool) -> None:
+        super().__init__()
+        self.enter, self.again = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.head, self.waits = nn.Linear(WIDTH, 6), waits
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        steps = [sequence[:, t] for t in range(sequence.shape[1])]
+        state = self.enter(steps[0]).tanh()
+        states = [state]
+        for before, step in pairwise(steps):
+            state = (self.enter(step) + self.again(state if self.waits else before)).tanh()
+            states.append(state)
+        return self.head(torch.stack(states, 1).mean(1))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over a sequence, or a linear one in its place."""
+
+    def __init__(self, loops: bool) -> None:
+        super().__init__()
+        self.mix = nn.GRU(WIDTH, WIDTH, batch_first=True) if loops else nn.Linear(WIDTH, WIDTH)
+        self.head, self.loops = nn.Linear(WIDTH, 6), loops
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        mixed = self.mix(sequence)
+        return self.head((mixed[0] if self.loops else mixed.tanh()).mean(1))
+
+
+class Convolutions(nn.Module):
+    """A stem and three residual blocks of convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.ModuleList(ConvolutionBlock() for _ in range(3))
+        self.head = nn.Linear(16 * 36, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        image = self.stem(image)
+        for block in self.blocks:
+            image = block(image)
+        return self.head(image.flatten(1))
+
+
+class ConvolutionBlock(nn.Module):
+    """Two convolutions beside a skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + self.second(F.relu(self.first(image)))
+
+
+class PlainConvolutions(nn.Module):
+    """A chain of convolutions without skips."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inner, 16, size, padding=size // 2)
+            for inner, size in ((3, 3), (16, 1), (16, 3))
+        )
+        self.head = nn.Linear(16, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        for layer in self.layers:
+            image = layer(image).tanh()
+        return self.head(image.mean((2, 3)))
+
+
+class Forgetful(nn.Module):
+    """A second head that is computed, and used or not."""
+
+    def __init__(self, used: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.other = nn.Linear(16, 32), nn.Linear(32, 6), nn.Linear(32, 6)
+        self.used = used
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).tanh()
+        other = self.other(x)
+        return self.head(x) + other if self.used else self.head(x)
+
+
 class Chain(nn.Module):
     """Linears with an activation between each two."""
 
@@ -101,6 +272,11 @@ class Chain(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(inner, outer) for inner, outer in pairwise(widths))
         self.activation = activation
 
+    def linear(self, number: int) -> nn.Linear:
+        layer = self.layers[number]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = self.activation(layer(x))
@@ -108,7 +284,8 @@ class Chain(nn.Module):
 
 
 SEQUENCES = _random(SAMPLES, LENGTH, WIDTH)
-POINTS = _random(4 * SAMPLES, 16)
+POINTS = _random(8 * SAMPLES, 16)
+IMAGES = _random(SAMPLES, 3, 6, 6)
 
 
 def _transformer(*hidden: int) -> Transformer:
@@ -150,11 +327,14 @@ def idle_head(planted: bool = True) -> Planted:
 
 @torch.no_grad()
 def faint_head(planted: bool = True) -> Planted:
-    """What head 2 of block 0 writes is a fiftieth of what the others write."""
-    model = _transformer()
+    """What head 2 of the first attention writes is a fiftieth of what the others write."""
+    model = _seeded(Listener)
+    assert isinstance(model, Listener)
+    attention = model.blocks[0]
+    assert isinstance(attention, Attention)
     if planted:
         size = WIDTH // HEADS
-        _block(model, 0).attention.output.weight[:, 2 * size : 3 * size] *= 0.02
+        attention.output.weight[:, 2 * size : 3 * size] *= 0.02
     return Planted(model, SEQUENCES, "low-effect", "blocks.0/head.2")
 
 
@@ -206,17 +386,17 @@ def identity_layer(planted: bool = True) -> Planted:
 def rank_pinch(planted: bool = True) -> Planted:
     """A chain of width 32 that is squeezed through two dimensions and widened again."""
     width = 2 if planted else 32
-    model = _seeded(lambda: Chain(16, 32, width, 32, 32, 8))
+    model = _seeded(lambda: Chain(16, 32, width, 32, 32, 8, activation=torch.tanh))
     return Planted(model, POINTS, "information-bottleneck", "layers.1")
 
 
 @torch.no_grad()
 def low_rank_weight(planted: bool = True) -> Planted:
     """A 32 x 32 weight that is the product of two thin ones: nothing in its shape shows it."""
-    model = _seeded(lambda: Chain(16, 32, 32, 32, 8))
+    model = _seeded(lambda: Chain(16, 32, 32, 32, 8, activation=torch.tanh))
     assert isinstance(model, Chain)
     if planted:
-        model.layers[1].weight.copy_(_random(32, 3, seed=2) @ _random(3, 32, seed=3) / 8)
+        model.linear(1).weight.copy_(_random(32, 3, seed=2) @ _random(3, 32, seed=3) / 8)
     return Planted(model, POINTS, "information-bottleneck", "layers.1")
 
 
@@ -224,7 +404,7 @@ def low_rank_weight(planted: bool = True) -> Planted:
 def _scaled_chain(gain: float) -> nn.Module:
     model = _seeded(lambda: Chain(*[32] * 10, 8, activation=torch.tanh))
     assert isinstance(model, Chain)
-    for layer in model.layers:
+    for layer in map(model.linear, range(len(model.layers))):
         nn.init.orthogonal_(layer.weight, gain, generator=torch.Generator().manual_seed(4))
         layer.bias.zero_()
     return model
@@ -245,10 +425,11 @@ def exploding_gradient(planted: bool = True) -> Planted:
 
 @torch.no_grad()
 def _loud_mlps(*hidden: int) -> Transformer:
-    """Blocks whose MLPs write enough to be worth what they cost."""
+    """Blocks that write enough to be worth what they cost."""
     model = _transformer(*hidden)
     for number in range(len(hidden)):
         _block(model, number).mlp.down.weight *= 2.5
+        _block(model, number).attention.output.weight *= 2
     return model
 
 
@@ -274,8 +455,349 @@ def memory_hog(planted: bool = True) -> Planted:
     return Planted(model, SEQUENCES, "memory-bottleneck", "blocks.1/mlp")
 
 
+@torch.no_grad()
+def useless_width(planted: bool = True) -> Planted:
+    """Three quarters of the neurons of block 1 write nothing."""
+    model = _transformer()
+    if planted:
+        _block(model, 1).mlp.down.weight[:, 16:] = 0
+    return Planted(model, SEQUENCES, "dead-units", "blocks.1/mlp")
+
+
+@torch.no_grad()
+def attention_hog(planted: bool = True) -> Planted:
+    """Attention whose scores are held, over a sequence of 96."""
+    length = 96 if planted else 4
+    model = _seeded(WrittenOut)
+    assert isinstance(model, WrittenOut)
+    model.output.weight *= 8
+    sequences = _random(SAMPLES, length, WIDTH)
+    return Planted(model, sequences, "memory-bottleneck", "attention")
+
+
+@torch.no_grad()
+def _pinched(width: int, mixes: bool) -> Planted:
+    """A chain with labels; its last layer is the best there is for what the others leave.
+
+    Args:
+        width: Of the narrow place.
+        mixes: Whether the labels need all sixteen inputs, or the two that get through.
+    """
+    model = _seeded(lambda: Chain(16, 32, width, 32, 32, 8, activation=nn.Identity()))
+    assert isinstance(model, Chain)
+    for layer in map(model.linear, range(4)):
+        nn.init.orthogonal_(layer.weight, generator=torch.Generator().manual_seed(5))
+    # The first two inputs are what a width of two lets through.
+    first, narrow = model.linear(0), model.linear(1)
+    if width == 2:
+        narrow.weight.copy_(first.weight[:, :2].T)
+    wanted = POINTS[:, : 16 if mixes else 2]
+    labels = wanted @ _random(wanted.shape[1], 8, seed=6) + _random(len(POINTS), 8, seed=7) / 10
+    left = POINTS
+    for layer in model.layers[:-1]:
+        left = layer(left)
+    last = model.linear(4)
+    design = torch.cat([left, torch.ones(len(left), 1)], 1)
+    found = torch.linalg.lstsq(design, labels, driver="gelsd").solution
+    last.weight.copy_(found[:-1].T)
+    last.bias.copy_(found[-1])
+    return Planted(
+        model, (POINTS, labels), "information-bottleneck", "layers.1", "regression", 8 * SAMPLES
+    )
+
+
+def artificial_pinch(planted: bool = True) -> Planted:
+    """Two dimensions get through, and the labels hang on sixteen."""
+    return _pinched(2 if planted else 32, mixes=True)
+
+
+def necessary_pinch(planted: bool = True) -> Planted:
+    """Two dimensions get through, and the labels hang on those two."""
+    return _pinched(2 if planted else 32, mixes=False)
+
+
+@torch.no_grad()
+def specialist(planted: bool = True) -> Planted:
+    """Block 1 is passed on for one of the two data groups only."""
+    model = _seeded(lambda: Residual(8.0 if planted else 0.0))
+    assert isinstance(model, Residual)
+    for block in model.blocks:
+        assert isinstance(block, Chain)
+        block.linear(1).weight *= 2
+    points = POINTS[:SAMPLES].clone()
+    points[:, 0] = 1.5
+    groups = {"left": points, "right": points * torch.tensor([-1.0] + [1.0] * 15) + 1e-3}
+    return Planted(model, groups, "dynamic-bottleneck", "blocks.1.layers.1", samples=2 * SAMPLES)
+
+
+@torch.no_grad()
+def idle_second_call(planted: bool = True) -> Planted:
+    """The second call of a shared MLP is scaled to a hundredth."""
+    model = _seeded(lambda: Twice(0.01 if planted else 1.0))
+    assert isinstance(model, Twice)
+    block = model.blocks[0]
+    assert isinstance(block, Scaled)
+    # So loud that the second call is given something else than the first.
+    block.mlp.down.weight *= 8
+    return Planted(model, SEQUENCES, "shared-module", "blocks.0#2")
+
+
+@torch.no_grad()
+def unrolled_loop(planted: bool = True) -> Planted:
+    """Nine steps written out, each on what the last one gave; the twin waits for none."""
+    model = _seeded(lambda: Loop(planted))
+    assert isinstance(model, Loop)
+    # So small that tanh stays in its linear range.
+    model.enter.weight *= 0.3
+    model.again.weight *= 0.3
+    return Planted(model, SEQUENCES, "parallelisation-bottleneck", "again#2")
+
+
+def recurrent_loop(planted: bool = True) -> Planted:
+    """A recurrent layer over ten positions; the twin maps each by itself."""
+    model = _seeded(lambda: Recurrent(planted))
+    return Planted(model, SEQUENCES, "parallelisation-bottleneck", "mix")
+
+
+@torch.no_grad()
+def low_rank_convolution(planted: bool = True) -> Planted:
+    """A 1 x 1 convolution of sixteen channels whose weight has rank two."""
+    model = _seeded(PlainConvolutions)
+    assert isinstance(model, PlainConvolutions)
+    weight = model.layers[1].weight
+    assert isinstance(weight, Tensor)
+    if planted:
+        product = _random(16, 2, seed=2) @ _random(2, 16, seed=3) / 4
+        weight.copy_(product[:, :, None, None])
+    return Planted(model, IMAGES, "information-bottleneck", "layers.1")
+
+
+@torch.no_grad()
+def _convolutions() -> Convolutions:
+    """Blocks that write enough to be worth what they cost, and no channel that is always off."""
+    model = _seeded(Convolutions)
+    assert isinstance(model, Convolutions)
+    for number in range(3):
+        _convolution(model, number).second.weight *= 3
+    return model
+
+
+def _convolution(model: Convolutions, number: int) -> ConvolutionBlock:
+    block = model.blocks[number]
+    assert isinstance(block, ConvolutionBlock)
+    return block
+
+
+@torch.no_grad()
+def dead_channels(planted: bool = True) -> Planted:
+    """Four rectified channels of block 1 whose bias never lets them fire."""
+    model = _convolutions()
+    if planted:
+        bias = _convolution(model, 1).first.bias
+        assert bias is not None
+        bias[3:7] = -100
+    return Planted(model, IMAGES, "dead-units", "blocks.1.first")
+
+
+@torch.no_grad()
+def identity_convolutions(planted: bool = True) -> Planted:
+    """The convolutions of block 1 add nothing to what goes past them."""
+    model = _convolutions()
+    if planted:
+        second = _convolution(model, 1).second
+        assert second.bias is not None
+        second.weight.zero_()
+        second.bias.zero_()
+    return Planted(model, IMAGES, "redundant-layers", "blocks.1")
+
+
+def unread_branch(planted: bool = True) -> Planted:
+    """A second head is computed and thrown away."""
+    return Planted(_seeded(lambda: Forgetful(not planted)), POINTS, "unread-parameters", "output")
+
+
+READ = 24
+"""Channels of the stream of `Branches` that anything reads."""
+
+
+class Branches(nn.Module):
+    """Many residual MLPs without a norm; the last channels of the stream are read by nobody."""
+
+    def __init__(self, blocks: int = 24) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, WIDTH)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(READ, 16), nn.ReLU(), nn.Linear(16, WIDTH))
+            for _ in range(blocks)
+        )
+        self.head = nn.Linear(READ, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + block(x[:, :READ])
+        return self.head(x[:, :READ])
+
+
+@torch.no_grad()
+def _branches(loud: slice | None) -> Branches:
+    """Faint branches; block 11 of them is loud in some channels, or the faintest of all."""
+    model = _seeded(Branches)
+    assert isinstance(model, Branches)
+    for number, block in enumerate(model.blocks):
+        assert isinstance(block, nn.Sequential)
+        down = block[2]
+        assert isinstance(down, nn.Linear)
+        down.weight *= 0.1
+        down.bias.zero_()
+        if number == 11:
+            down.weight *= 0.01 if loud is None else 0
+            if loud is not None:
+                down.weight[loud] = _random(WIDTH, 16, seed=5)[loud] * 8
+    return model
+
+
+def one_true_path(planted: bool = True) -> Planted:
+    """Block 11 writes far more than all others together, and everything behind reads it."""
+    model = _branches(slice(0, READ) if planted else None)
+    return Planted(model, POINTS, "critical-path-effect", "blocks.11.2")
+
+
+def loud_unread_route(planted: bool = True) -> Planted:
+    """Block 11 writes far more than all others together, where nobody reads it."""
+    model = _branches(slice(READ, WIDTH) if planted else None)
+    return Planted(model, POINTS, "critical-path-information", "blocks.11.2")
+
+
+@torch.no_grad()
+def _copy_head(source: Attention, target: Attention, original: int, copy: int) -> None:
+    """Head `copy` of `target` reads and writes as head `original` of `source`."""
+    size = WIDTH // HEADS
+    here, there = (slice(h * size, (h + 1) * size) for h in (original, copy))
+    for name in ("query", "key", "value"):
+        old, new = getattr(source, name), getattr(target, name)
+        new.weight[there], new.bias[there] = old.weight[here], old.bias[here]
+    target.output.weight[:, there] = source.output.weight[:, here]
+
+
+@torch.no_grad()
+def copied_head_of_another_layer(planted: bool = True) -> Planted:
+    """Head 1 of block 1 is a copy of head 1 of block 0, in a stream that hardly changes between."""
+    model = _transformer()
+    for number in range(3):
+        block = _block(model, number)
+        block.attention.output.weight *= 0.3
+        block.mlp.down.weight *= 0.3
+    if planted:
+        _copy_head(_block(model, 0).attention, _block(model, 1).attention, 1, 1)
+    return Planted(model, SEQUENCES, "redundant-heads", "blocks.1/head.1")
+
+
+@torch.no_grad()
+def harmless_copies(planted: bool = True) -> Planted:
+    """Heads 1 and 3 of block 1 are copies of each other that write next to nothing."""
+    model = _transformer()
+    attention, size = _block(model, 1).attention, WIDTH // HEADS
+    if planted:
+        _copy_head(attention, attention, 1, 3)
+        for head in (1, 3):
+            attention.output.weight[:, head * size : (head + 1) * size] *= 0.01
+    return Planted(model, SEQUENCES, "redundant-heads", "blocks.1/head.3")
+
+
+@torch.no_grad()
+def semantic_twins(planted: bool = True) -> Planted:
+    """Heads 1 and 3 of block 2 write far apart, but into what the read-out cannot tell apart."""
+    model = _transformer()
+    block, size = _block(model, 2), WIDTH // HEADS
+    # Only the read-out is to see what the attention of the last block writes.
+    block.mlp.down.weight *= 0.01
+    if planted:
+        seen = torch.linalg.pinv(model.head.weight) @ model.head.weight
+        attention = block.attention
+        _copy_head(attention, attention, 1, 3)
+        for head in (1, 3):
+            mine = slice(head * size, (head + 1) * size)
+            unseen = (torch.eye(WIDTH) - seen) @ _random(WIDTH, size, seed=10 + head) * 0.3
+            attention.output.weight[:, mine] = 3 * seen @ attention.output.weight[:, mine] + unseen
+    return Planted(model, SEQUENCES, "semantic-redundancy", "blocks.2/head.3")
+
+
+@torch.no_grad()
+def conflicting_heads(planted: bool = True) -> Planted:
+    """Head 3 of block 1 writes minus nine tenths of what head 1 writes."""
+    model = _transformer()
+    attention, size = _block(model, 1).attention, WIDTH // HEADS
+    attention.output.weight[:, size : 2 * size] *= 2
+    if planted:
+        _copy_head(attention, attention, 1, 3)
+        attention.output.weight[:, 3 * size :] *= -0.9
+    return Planted(model, SEQUENCES, "interaction-bottleneck", "blocks.1/head.3")
+
+
+@torch.no_grad()
+def relay_of_heads(planted: bool = True) -> Planted:
+    """Head 1 of block 0 writes into eight channels that head 2 of block 1 alone reads."""
+    model, size = _transformer(), WIDTH // HEADS
+    private, data = slice(0, size), SEQUENCES.clone()
+    if planted:
+        data[..., private] = 0
+        for number in range(3):
+            block = _block(model, number)
+            for reader in (block.attention.query, block.attention.key, block.attention.value,
+                           block.mlp.up):  # fmt: skip
+                reader.weight[:, private] = 0
+            for writer in (block.attention.output, block.mlp.down):
+                writer.weight[private], writer.bias[private] = 0, 0
+        model.head.weight[:, private] = 0
+        first, second = (_block(model, number).attention for number in (0, 1))
+        first.output.weight[:, size : 2 * size] = 0
+        first.output.weight[private, size : 2 * size] = 3 * torch.eye(size)
+        second.value.weight[2 * size : 3 * size] = 0
+        second.value.weight[2 * size : 3 * size, private] = 3 * torch.eye(size)
+    return Planted(model, data, "interaction-bottleneck", "blocks.1/head.2")
+
+
+@torch.no_grad()
+def idle_skip(planted: bool = True) -> Planted:
+    """The MLP of block 1 is a thousand times as loud as the stream that it is added to."""
+    model = _transformer()
+    if planted:
+        _block(model, 1).mlp.down.weight *= 1000
+    return Planted(model, SEQUENCES, "useless-skip", "blocks.1/residual.2")
+
+
+class Towers(nn.Module):
+    """Two towers from one stem, added up and read by one linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.read = nn.Linear(16, 24), nn.Linear(24, 6)
+        self.left = nn.ModuleList([nn.Linear(24, 24), nn.Linear(24, 24)])
+        self.right = nn.ModuleList([nn.Linear(24, 24), nn.Linear(24, 24)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        left, right = (tower[1](F.relu(tower[0](x))) for tower in (self.left, self.right))
+        return self.read(F.relu(left + right))
+
+
+@torch.no_grad()
+def twin_towers(planted: bool = True) -> Planted:
+    """The right tower is a copy of the left one."""
+    model = _seeded(Towers)
+    assert isinstance(model, Towers)
+    if planted:
+        model.right.load_state_dict(model.left.state_dict())
+    return Planted(model, POINTS, "redundant-paths", "right.1")
+
+
 ZOO = (
     duplicated_head, idle_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
     identity_layer, rank_pinch, low_rank_weight, vanishing_gradient, exploding_gradient, busy_idler,
-    slow_idler, memory_hog,
+    slow_idler, memory_hog, useless_width, attention_hog, artificial_pinch, necessary_pinch,
+    specialist, idle_second_call, unrolled_loop, recurrent_loop, low_rank_convolution,
+    dead_channels, identity_convolutions, unread_branch,
+    copied_head_of_another_layer, harmless_copies, semantic_twins, conflicting_heads, relay_of_heads,
+    idle_skip, twin_towers,
 )  # fmt: skip

@@ -4,6 +4,7 @@ import inspect
 
 from zsei.analyzers.computational_bottleneck import ComputationalBottleneck
 from zsei.analyzers.context import Analysis, Analyzer
+from zsei.analyzers.critical_path_effect import CriticalPathEffect
 from zsei.analyzers.critical_path_information import CriticalPathInformation
 from zsei.analyzers.critical_path_latency import CriticalPathLatency
 from zsei.analyzers.dead_units import DeadUnits
@@ -23,9 +24,9 @@ from zsei.analyzers.run import run_analyzers
 from zsei.analyzers.semantic_redundancy import SemanticRedundancy
 from zsei.analyzers.shared_module import SharedModule
 from zsei.analyzers.time_bottleneck import TimeBottleneck
+from zsei.analyzers.undefined_values import UndefinedValues
 from zsei.analyzers.unread_parameters import UnreadParameters
 from zsei.analyzers.useless_skip import UselessSkip
-from zsei.analyzers.undefined_values import UndefinedValues
 from zsei.errors import UsageError
 
 __all__ = ["ANALYZERS", "Analysis", "Analyzer", "explain", "run_analyzers"]
@@ -50,6 +51,7 @@ ANALYZERS: tuple[Analyzer, ...] = (
     SharedModule(),
     UnreadParameters(),
     CriticalPathInformation(),
+    CriticalPathEffect(),
     TimeBottleneck(),
     Roofline(),
     CriticalPathLatency(),
