@@ -40,7 +40,7 @@ from zsei.surgery.apply import EditedModel, apply_edits
 from zsei.surgery.save import load as load_edited
 from zsei.surgery.save import save as save_edited
 from zsei.trace.engine import engine_for
-from zsei.trace.run import trace
+from zsei.trace.run import trace, without_undefined
 
 LATENCY_PAIRS = 7
 """Timed pairs for what is accepted in the end."""
@@ -86,6 +86,7 @@ def analyze(
             engine = engine_for(subject)
         with clock.stage("trace") as report:
             traced = trace(subject, settings, engine=engine, measures=MEASURES, progress=report)
+            subject = without_undefined(subject, traced)
             flow = build_graph(subject, traced)
         with clock.stage("importance") as report:
             importance = rank(subject, engine, traced, settings, progress=report)

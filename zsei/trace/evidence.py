@@ -14,9 +14,12 @@ from torch import Tensor
 
 from zsei.subject.objective import Objective, loss, readout
 from zsei.subject.objective import probes as draw
+from zsei.subject.screen import finite_samples
 from zsei.subject.types import Batch, Site
 from zsei.trace.attention_maps import AttentionCall, attention_weights, head_patterns
+from zsei.trace.edge_values import WHOLE_SAMPLES, Whole, WholeTaps, keep_gradients, keep_values
 from zsei.trace.engine import Engine
+from zsei.trace.groups import class_members, group_members
 from zsei.trace.responses import (
     attribution,
     removal_responses,
@@ -24,6 +27,7 @@ from zsei.trace.responses import (
     unit_mean,
 )
 from zsei.trace.rows import row_samples, take_rows
+from zsei.trace.stretches import stretches
 from zsei.trace.taps import HeadTap, Taps
 
 ATTENTION_SAMPLES = 4
@@ -75,6 +79,10 @@ class SiteEvidence:
 
     sensitivity: Moments = field(default_factory=Moments)
     """Squared probe response when its mean stands in for each unit, [U]."""
+    grouped: dict[str, Moments] = field(default_factory=dict)
+    """`sensitivity` by the data group of the sample."""
+    labelled: dict[int, Moments] = field(default_factory=dict)
+    """`sensitivity` by the class of the sample, where samples have one."""
     zeroing: Moments = field(default_factory=Moments)
     """The same when zero stands in for the unit, [U]."""
     taylor: Moments = field(default_factory=Moments)
@@ -96,6 +104,10 @@ class Evidence:
     join_gradients: dict[str, Moments] = field(default_factory=dict)
     """"operand->join" -> Σ a · g of the loss, or its square over probes: exact for that edge."""
     samples: int = 0
+    undefined: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+    """("value" or "gradient", node) -> samples on which it is NaN or infinite."""
+    whole: Whole = field(default_factory=Whole)
+    """What edges are worked out from: whole values of the first samples."""
 
 
 def collect_means(
@@ -158,7 +170,19 @@ def collect(
         _one_batch(engine, taps, objective, batch, probes, generator, per_batch, evidence, means)
         if progress is not None:
             progress((number + 1) / len(batches))
+    # Layers may have been run in another order.
+    evidence.values = {n: evidence.values[n] for n in taps.values if n in evidence.values}
+    for kept in evidence.values.values():
+        # One value after the other, so that no more than one is in memory twice.
+        kept.rows = [joined(kept.rows)]
+        if kept.gradient_rows:
+            kept.gradient_rows = [joined(kept.gradient_rows)]
     return evidence
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """The rows of all batches as one tensor; a single part is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _one_batch(
@@ -166,59 +190,61 @@ def _one_batch(
     generator: torch.Generator, rows: int, evidence: Evidence,
     means: Mapping[tuple[str, str], Tensor] | None,
 ) -> None:  # fmt: skip
-    alive: dict[str, Tensor] = {}
-    wanted = set(taps.values)
-    calls: dict[str, Tensor] = {}
-    extra = {
+    looked_at = {
         name for tap in taps.attentions for name in (tap.query, tap.key, tap.mask) if name
     }  # fmt: skip
+    evidence.samples += batch.size
 
-    def tape(name: str) -> Callable[[Tensor], Tensor | None]:
-        def see(value: Tensor) -> Tensor | None:
-            if name in extra:
-                calls[name] = value.detach()[:ATTENTION_SAMPLES]
-            if name not in wanted or not isinstance(value, Tensor):
-                return None
-            if not value.requires_grad and value.is_floating_point():
-                value = value.detach().requires_grad_()
-            alive[name] = value
-            return value
-
-        return see
-
-    with torch.enable_grad():
-        output = engine.run(batch, {name: tape(name) for name in wanted | extra})
+    def scalars(output: Tensor) -> list[Tensor]:
         seen = readout(objective, output, batch)
-        names = [name for name in taps.values if name in alive and alive[name].requires_grad]
-        tensors = [alive[name] for name in names]
-        scalars = [s.sum() for s in draw(objective, seen, batch, probes, generator)]
-        if objective.supervised:
-            scalars.append(loss(objective, seen, batch).sum())
-        evidence.samples += batch.size
-        _keep_values(taps, alive, batch, rows, evidence)
-        _keep_attention(taps.attentions, calls, batch, evidence)
-        for number, scalar in enumerate(scalars):
+        found = [s.sum() for s in draw(objective, seen, batch, probes, generator)]
+        return [*found, loss(objective, seen, batch).sum()] if objective.supervised else found
+
+    edges = taps.edges.taps if evidence.samples == batch.size else WholeTaps()
+    wanted = {*taps.values, *edges.values, *edges.gradients}
+    for stretch in stretches(engine, batch, wanted, looked_at, scalars):
+        _keep_values(taps, stretch.made, batch, rows, evidence)
+        keep_values(evidence.whole, edges, stretch.made, batch, WHOLE_SAMPLES)
+        here = tuple(tap for tap in taps.attentions if tap.core in stretch.made)
+        _keep_attention(here, stretch.calls, batch, evidence)
+        for number, found in enumerate(stretch.gradients):
+            gradients = {name: g for name, g in found.items() if name not in taps.no_gradient}
             is_loss = number == probes
-            last = number == len(scalars) - 1
-            found = torch.autograd.grad(scalar, tensors, retain_graph=not last, allow_unused=True)
-            gradients = {n: g for n, g in zip(names, found, strict=True) if g is not None}
+            last = number == probes - (not objective.supervised)
             _keep_gradients(
                 taps,
-                alive,
+                stretch.alive,
                 gradients,
                 batch,
                 evidence,
                 means,
                 is_loss=is_loss,
-                supervised=objective.supervised,
+                objective=objective,
             )
             if is_loss or (last and not objective.supervised):
+                keep_gradients(evidence.whole, edges, gradients, batch)
                 for name, gradient in gradients.items():
+                    if name not in taps.values:
+                        continue
                     kept = evidence.values[name]
-                    kept.gradient_rms.add(root_mean_square(gradient))
+                    size = root_mean_square(gradient)
+                    kept.gradient_rms.add(size)
+                    _note_undefined(evidence, ("gradient", name), size, gradient, batch)
                     kept.gradient_rows.append(
                         take_rows(gradient, taps.values[name], batch.mask, rows)
                     )
+
+
+def _note_undefined(
+    evidence: Evidence, key: tuple[str, str], size: Tensor, value: Tensor, batch: Batch
+) -> None:
+    """Write down the samples on which a value is no number; `size` is a cheap sign of it."""
+    if bool(size.isfinite().all()):
+        return
+    bad = (~finite_samples(value, batch.size)).nonzero().flatten()
+    if len(bad):
+        first = evidence.samples - batch.size
+        evidence.undefined.setdefault(key, set()).update((first + bad).tolist())
 
 
 def _keep_values(
@@ -230,7 +256,9 @@ def _keep_values(
             if value is None:
                 continue
             kept = evidence.values.setdefault(name, ValueEvidence())
-            kept.rms.add(root_mean_square(value))
+            size = root_mean_square(value)
+            kept.rms.add(size)
+            _note_undefined(evidence, ("value", name), size, value, batch)
             low, high = torch.aminmax(value)
             kept.largest = max(kept.largest, -float(low), float(high))
             kept.rows.append(take_rows(value, axis, batch.mask, rows))
@@ -253,9 +281,9 @@ def _keep_attention(
     with torch.no_grad():
         for tap in attentions:
             call = AttentionCall(
-                query=calls[tap.query],
-                key=calls[tap.key],
-                mask=calls.get(tap.mask) if tap.mask else None,
+                query=calls[tap.query][:ATTENTION_SAMPLES],
+                key=calls[tap.key][:ATTENTION_SAMPLES],
+                mask=calls[tap.mask][:ATTENTION_SAMPLES] if tap.mask else None,
                 causal=tap.causal,
                 scale=tap.scale,
             )
@@ -271,8 +299,9 @@ def _keep_attention(
 def _keep_gradients(
     taps: Taps, alive: Mapping[str, Tensor], gradients: Mapping[str, Tensor], batch: Batch,
     evidence: Evidence, means: Mapping[tuple[str, str], Tensor] | None, *, is_loss: bool,
-    supervised: bool,
+    objective: Objective,
 ) -> None:  # fmt: skip
+    members, classes = group_members(batch), class_members(objective, batch)
     for site in taps.sites:
         gradient = gradients.get(site.node)
         if gradient is None:
@@ -293,9 +322,15 @@ def _keep_gradients(
             evidence.means.setdefault(key, mean)
         entered = alive.get(site.source) if site.source else None
         averaged, zeroed = removal_responses(gradient, value, mean, site, entered, batch.size)
-        kept.sensitivity.add(averaged.square())
+        squared = averaged.square()
+        _note_undefined(evidence, ("gradient", site.node), squared, gradient, batch)
+        kept.sensitivity.add(squared)
+        for group, chosen in members.items():
+            kept.grouped.setdefault(group, Moments()).add(squared[chosen])
+        for label, chosen in classes.items():
+            kept.labelled.setdefault(label, Moments()).add(squared[chosen])
         kept.zeroing.add(zeroed.square())
-    if supervised and not is_loss:
+    if objective.supervised and not is_loss:
         return
     for join in taps.joins:
         gradient = gradients.get(join.node)

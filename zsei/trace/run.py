@@ -7,16 +7,17 @@ from dataclasses import replace
 import torch
 
 from zsei.settings import Settings
+from zsei.subject.screen import without
 from zsei.subject.types import Subject
+from zsei.trace.by_group import class_sensitivity, group_sensitivity
 from zsei.trace.engine import Engine, engine_for
-from zsei.trace.evidence import Evidence, Moments, collect, collect_means
+from zsei.trace.evidence import Evidence, Moments, collect, collect_means, joined
 from zsei.trace.measuring import run_measures
+from zsei.trace.streamed import clock_repeats, rows_within
 from zsei.trace.summary import Trace, head_shares, head_similarity, summarise
 from zsei.trace.taps import Taps, find_taps
+from zsei.trace.undefined import clean_pass, note_of
 from zsei.trace.view import Measure, View
-
-ROWS = 512
-"""Rows kept of every value."""
 
 
 def trace(
@@ -31,25 +32,31 @@ def trace(
 
     Args:
         subject: Model, data, objective, anatomy.
-        settings: `probes`, `seed`.
+        settings: `probes`, `seed`, `rows`.
         engine: Reuse an engine; None makes one.
         measures: What else to work out from what the pass keeps.
         progress: Called with the share done.
     """
     engine = engine or engine_for(subject)
     taps = find_taps(subject, engine)
-    means = collect_means(engine, taps.sites, subject.calibration)
-    evidence = collect(
-        engine,
-        taps,
-        subject.objective,
-        subject.calibration,
-        probes=settings.probes,
-        seed=settings.seed,
-        rows=ROWS,
-        means=means,
-        progress=progress,
-    )
+    rows, fewer = rows_within(taps, engine, settings.rows)
+    samples = sum(batch.size for batch in subject.calibration)
+
+    def one_pass(subject: Subject, taps: Taps) -> Evidence:
+        return collect(
+            engine,
+            taps,
+            subject.objective,
+            subject.calibration,
+            probes=settings.probes,
+            seed=settings.seed,
+            rows=rows,
+            means=collect_means(engine, taps.sites, subject.calibration),
+            progress=progress,
+        )
+
+    cleaned = clean_pass(subject, taps, engine, one_pass)
+    subject, taps, evidence = cleaned.subject, cleaned.taps, cleaned.evidence
     measured = evidence_to_trace(subject, taps, evidence)
     view = View(
         subject=subject, engine=engine, taps=taps, evidence=evidence,
@@ -62,7 +69,18 @@ def trace(
         seconds=seconds,
         overhead=overhead,
         output_difference=output_difference(subject, engine),
+        notes=(*fewer, *note_of(cleaned, samples), *measured.notes),
+        undefined=tuple(cleaned.undefined),
+        left_out=tuple(sorted(cleaned.left_out)),
     )
+
+
+def without_undefined(subject: Subject, traced: Trace) -> Subject:
+    """The subject with the calibration samples that the trace rests on."""
+    if not traced.left_out:
+        return subject
+    step = 2 if subject.objective.name == "similarity" else 1
+    return replace(subject, calibration=without(subject.calibration, traced.left_out, step))
 
 
 def evidence_to_trace(
@@ -70,7 +88,7 @@ def evidence_to_trace(
 ) -> Trace:
     """Numbers from the evidence, without those of a clock; see `summarise` for `structure`."""
     measurements, units = summarise(subject, taps, evidence, structure=structure)
-    rows = {name: torch.cat(kept.rows) for name, kept in evidence.values.items()}
+    rows = {name: joined(kept.rows) for name, kept in evidence.values.items()}
     shares: dict[tuple[str, str], float] = {}
     for join in taps.joins:
         branch = measurements[join.component].get("branch_share")
@@ -82,8 +100,12 @@ def evidence_to_trace(
         shares |= head_shares(tap, rows)
         if structure and tap.core in rows and len(tap.heads) > 1:
             similarity[tap.component] = head_similarity(tap, rows)
+    sites = subject.anatomy.sites
+    classes = class_sensitivity(subject.objective, sites, evidence)
     return Trace(
         measurements=measurements,
+        groups=group_sensitivity(subject.objective, sites, evidence),
+        matrices=() if classes is None else (classes,),
         units=units,
         means=evidence.means,
         shares=shares,
@@ -116,11 +138,14 @@ def output_difference(subject: Subject, engine: Engine) -> float:
 
 
 def _clock(subject: Subject, engine: Engine) -> tuple[dict[str, float], float]:
-    """Seconds per component, and the interpreted forward over the plain one (median of three)."""
+    """Seconds per component, and the interpreted forward over the plain one (median of three;
+    one run of a streamed model).
+    """
     from zsei.subject.program import MainOutput
 
     batch = subject.calibration[0]
-    calls = engine.seconds(batch, repeats=3)
+    repeats = clock_repeats(engine)
+    calls = engine.seconds(batch, repeats=repeats)
     # Heads share the calls of their attention, the output is a call of another component: neither
     # has a time of its own.
     seconds = {
@@ -131,10 +156,10 @@ def _clock(subject: Subject, engine: Engine) -> tuple[dict[str, float], float]:
     plain = MainOutput(subject.model, subject.input_names).eval()
     times: list[float] = []
     with torch.no_grad():
-        for _ in range(3):
+        for _ in range(repeats):
             begin = time.perf_counter()
             plain(*batch.inputs)
             middle = time.perf_counter()
             engine.run(batch)
             times.append((time.perf_counter() - middle) / (middle - begin))
-    return seconds, sorted(times)[1]
+    return seconds, sorted(times)[repeats // 2]

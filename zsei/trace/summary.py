@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from zsei.records import AttributedEdge, Component, Failure, Matrix, Measurement
-from zsei.subject.objective import predicted_divergence
+from zsei.subject.objective import Objective, predicted_divergence
 from zsei.subject.types import Site, Subject
 from zsei.trace.attention_maps import pattern_measurements
-from zsei.trace.evidence import Evidence, Moments, SiteEvidence, ValueEvidence
+from zsei.trace.evidence import Evidence, Moments, SiteEvidence, ValueEvidence, joined
+from zsei.trace.responses import prediction_spread
 from zsei.trace.rows import effective_rank, linear_cka, proximity_shares
 from zsei.trace.taps import HeadTap, Join, Taps
+from zsei.trace.undefined import Undefined
 
 NEAR_ZERO = 1e-3
 """A value is near zero when it is below this share of its RMS."""
@@ -34,6 +36,9 @@ class UnitScores:
     """The same when zero stands in for it."""
     taylor: np.ndarray | None
     """E|Σ a · g| of the loss; None without labels."""
+    fisher: np.ndarray | None
+    """E(Σ a · g)²: g of labels drawn from the model's own distribution where the outputs are
+    logits, of the loss for other outputs; None where neither exists."""
     activation_frequency: np.ndarray | None
     """Share of rows in which the unit is above near zero."""
     largest: np.ndarray | None
@@ -42,6 +47,8 @@ class UnitScores:
     """RMS of the unit over the sampled rows."""
     duplicates: tuple[tuple[int, int, float], ...] = ()
     """(i, j, correlation) of near duplicate neurons, strongest first."""
+    likeness: np.ndarray | None = None
+    """Highest |correlation| with another neuron or channel of the site."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,10 @@ class Trace:
     notes: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
     """Measures that broke."""
+    undefined: tuple[Undefined, ...] = ()
+    """Components that are NaN or infinite on some samples."""
+    left_out: tuple[int, ...] = ()
+    """Numbers of the calibration samples on which nothing was measured."""
 
 
 def summarise(
@@ -88,7 +99,7 @@ def summarise(
         structure: Also effective ranks and near duplicate neurons, which cost more than the rest.
     """
     anatomy = subject.anatomy
-    rows = {name: torch.cat(kept.rows) for name, kept in evidence.values.items()}
+    rows = {name: joined(kept.rows) for name, kept in evidence.values.items()}
     total = _Totals(anatomy.components)
     measurements: dict[str, dict[str, Measurement]] = {}
     for component in anatomy.components:
@@ -114,7 +125,9 @@ def summarise(
             continue
         scores = _unit_scores(subject, site, kept, rows.get(site.node), structure)
         units[site.component, site.kind] = scores
-        for target, m in _unit_measurements(site, scores, kept, evidence.samples):
+        for target, m in _unit_measurements(
+            subject.objective, site, scores, kept, evidence.samples
+        ):
             measurements[target][m.name] = m
         if site.kind == "layer" and site.source in rows and site.node in rows:
             m = _block_influence(rows[site.source or ""], rows[site.node], evidence.samples)
@@ -217,6 +230,7 @@ def _unit_scores(
     scores = predicted_divergence(subject.objective, mean).numpy()
     frequency = rms = None
     duplicates: tuple[tuple[int, int, float], ...] = ()
+    likeness: np.ndarray | None = None
     if rows is not None and rows.shape[1] % site.units == 0 and site.units > 1:
         grouped = _unit_rows(site, rows)
         overall = float(rows.square().mean().sqrt())
@@ -224,33 +238,48 @@ def _unit_scores(
         frequency = (size > NEAR_ZERO * overall).double().mean(0).numpy()
         rms = grouped.square().mean((0, 2)).sqrt().double().numpy()
         if structure and site.kind in ("neuron", "channel") and site.units <= WIDEST:
-            duplicates = _duplicates(grouped[:, :, 0] if grouped.shape[2] == 1 else size)
+            correlation = _correlation(grouped[:, :, 0] if grouped.shape[2] == 1 else size)
+            duplicates = _duplicates(correlation)
+            likeness = correlation.abs().amax(0).double().numpy()
     return UnitScores(
         site=site,
         sensitivity=scores,
         zeroing=predicted_divergence(subject.objective, kept.zeroing.mean()).numpy(),
         taylor=kept.taylor.mean().numpy() if kept.taylor.n else None,
+        fisher=_fisher(subject, kept),
         activation_frequency=frequency,
         largest=kept.largest.double().numpy() if kept.largest is not None else None,
         rms=rms,
         duplicates=duplicates,
+        likeness=likeness,
     )
 
 
-def _duplicates(columns: Tensor) -> tuple[tuple[int, int, float], ...]:
-    """Pairs of columns [r, U] with |r| at or above the limit; r = -1 is as redundant as +1."""
+def _fisher(subject: Subject, kept: SiteEvidence) -> np.ndarray | None:
+    if subject.objective.output == "logits":
+        return kept.zeroing.mean().numpy()
+    if not kept.attribution.n:
+        return None
+    return (kept.attribution.squares / kept.attribution.n).numpy()
+
+
+def _correlation(columns: Tensor) -> Tensor:
+    """Correlations of columns [r, U] over rows: [U, U], 0 on the diagonal."""
     centred = columns - columns.mean(0)
     norms = centred.norm(dim=0)
-    alive = norms > 1e-9
-    unit = torch.where(alive, centred / norms.clamp_min(1e-12), torch.zeros(()))
-    correlation = (unit.T @ unit).triu(1)
-    pairs = (correlation.abs() >= SIMILAR_NEURONS).nonzero()
+    unit = torch.where(norms > 1e-9, centred / norms.clamp_min(1e-12), torch.zeros(()))
+    return (unit.T @ unit).fill_diagonal_(0)
+
+
+def _duplicates(correlation: Tensor) -> tuple[tuple[int, int, float], ...]:
+    """Pairs with |r| at or above the limit; r = -1 is as redundant as +1."""
+    pairs = (correlation.triu(1).abs() >= SIMILAR_NEURONS).nonzero()
     found = [(int(i), int(j), float(correlation[i, j])) for i, j in pairs]
     return tuple(sorted(found, key=lambda p: (-abs(p[2]), p[0], p[1]))[:256])
 
 
 def _unit_measurements(
-    site: Site, scores: UnitScores, kept: SiteEvidence, n: int
+    objective: Objective, site: Site, scores: UnitScores, kept: SiteEvidence, n: int
 ) -> list[tuple[str, Measurement]]:
     """Scores of units that are components themselves (heads, branches, layers); dead units."""
     found: list[tuple[str, Measurement]] = []
@@ -264,10 +293,10 @@ def _unit_measurements(
             m = Measurement(name="dead_units", value=dead, unit="count", n=n)
             found.append((site.component, m))
         return found
+    squares = kept.sensitivity
+    spreads = prediction_spread(objective, squares.mean(), squares.std())
     for index, unit in enumerate(site.unit_ids):
-        spread = None
-        if site.units >= 1 and kept.sensitivity.n > 1:
-            spread = float(kept.sensitivity.std()[index])
+        spread = float(spreads[index]) if squares.n > 1 else None
         found.append((unit, Measurement(
             name="sensitivity", value=float(scores.sensitivity[index]),
             unit="predicted divergence", std=spread, n=n)))  # fmt: skip
