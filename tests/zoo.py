@@ -795,9 +795,10 @@ def twin_towers(planted: bool = True) -> Planted:
 ZOO = (
     duplicated_head, idle_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
     identity_layer, rank_pinch, low_rank_weight, vanishing_gradient, exploding_gradient, busy_idler,
-    slow_idler, memory_hog, useless_width, attention_hog, artificial_pinch, necessary_pinch,
+    slow_idler, memory_hog,
+    one_true_path, loud_unread_route, useless_width, attention_hog, artificial_pinch, necessary_pinch,
     specialist, idle_second_call, unrolled_loop, recurrent_loop, low_rank_convolution,
     dead_channels, identity_convolutions, unread_branch,
-    copied_head_of_another_layer, harmless_copies, semantic_twins, conflicting_heads, relay_of_heads,
-    idle_skip, twin_towers,
+    copied_head_of_another_layer, harmless_copies, semantic_twins, conflicting_heads,
+    relay_of_heads, idle_skip, twin_towers,
 )  # fmt: skip

@@ -92,8 +92,8 @@ def judge(
         least = min(range(len(names)), key=lambda i: (float(alone[i].mean()), names[i]))
         noise, check = _robustness(analysis, names[least], limits)
         checks.append(check)
-        if check.outcome == "agrees":
-            said += ", and under input noise both together are steadier than one"
+        if check.outcome == "disagrees":
+            said += ", but without one the output grows less steady under input noise"
     unsure = state == "could not tell"
     if unsure:
         said += f"; about {_needed(joint, summed, analysis.settings.seed)} samples would tell"
@@ -195,7 +195,7 @@ def _needed(joint: Tensor, summed: Tensor, seed: int) -> int:
 def _robustness(
     analysis: Analysis, name: str, limits: Limits
 ) -> tuple[tuple[Measurement, ...], Check]:
-    """What input noise does with all parts and without one of them."""
+    """What input noise does with all parts and without one of them: is the backup of use?"""
     found = noise_effects(analysis, [[], list(targets_of(analysis, [name]))])
     if found is None:
         return (), inconclusive("input-noise", "There is no input that noise could be added to.")
@@ -203,9 +203,9 @@ def _robustness(
     rise = without - whole
     check = sampled_check(
         "input-noise", measurement(analysis, "noise_effect_without", rise, note="rise"), rise,
-        claim="keeping all of them steadies the output under noise",
+        claim="one can go without the output growing less steady under noise",
         done=f"Input noise without {name}, beyond what it does with it,",
-        at_least=limits.steadier * float(whole.mean()), seed=analysis.settings.seed,
+        at_most=limits.steadier * float(whole.mean()), seed=analysis.settings.seed,
     )  # fmt: skip
     return (
         measurement(analysis, "noise_effect", whole),

@@ -92,7 +92,7 @@ class SemanticRedundancy:
     """From where on a measured interaction counts; see `zsei.analyzers.redundancy`."""
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
-        """Groups of which something can go, and groups that decide alike, largest share first."""
+        """Groups of which something can go, or that are alike in several ways; best first."""
         groups = self._groups(analysis)[: self.most_groups]
         parts = sorted({name for group in groups for name in group.names})
         alone = dict(
@@ -108,7 +108,9 @@ class SemanticRedundancy:
                 analysis, group.names, total=whole_effect(analysis, kind), limits=self.limits,
                 robustness=True,
             )  # fmt: skip
-            if judged is not None and (judged.state != "separate" or "decision" in kinds):
+            # Parts in series decide alike and need each other: that is synergy, not redundancy.
+            kept = {"separate": len(kinds) > 1, "cancelling": False}
+            if judged is not None and kept.get(judged.state, True):
                 found.append(self._report(group, kinds, decision, judged))
         yield from sorted(found, key=lambda f: (-f.severity, f.components))
 
