@@ -58,6 +58,9 @@ def moments(program: Program) -> tuple[Moment, ...]:
         readers = [order.get(user, end) for user in node.users]
         for maker in makers[node]:
             last[maker] = max(last.get(maker, 0), order[node], *readers)
+    ending: dict[int, list[fx.Node]] = {}
+    for maker, at in last.items():
+        ending.setdefault(at, []).append(maker)
     alive: dict[fx.Node, int] = {}
     found = []
     for node in nodes:
@@ -66,8 +69,8 @@ def moments(program: Program) -> tuple[Moment, ...]:
         if makers[node] == (node,):
             alive[node] = value_bytes(node)
         found.append(Moment(node=node.name, held={n.name: size for n, size in alive.items()}))
-        for maker in [n for n in alive if last[n] <= order[node]]:
-            del alive[maker]
+        for maker in ending.get(order[node], ()):
+            alive.pop(maker, None)
     return tuple(found)
 
 
@@ -93,10 +96,9 @@ def peak(subject: Subject) -> Peak | None:
     for step in steps:
         component = owner[step.node]
         most[component] = max(most.get(component, 0), step.bytes)
+    first, second = (sorted(most.items(), key=lambda item: -item[1]) + [("", 0), ("", 0)])[:2]
     without = {
-        name: max((size for other, size in most.items() if other != name), default=0) // samples
-        for name in most
-        if name
+        name: (second[1] if name == first[0] else first[1]) // samples for name in most if name
     }
     return Peak(
         bytes=top.bytes // samples,

@@ -14,38 +14,50 @@ def strongest_paths(flow: FlowGraph, k: int) -> list[tuple[tuple[str, ...], floa
     """The k paths from an input to the output with the largest product of shares.
 
     Formula: argmax over paths of Π share(u, v). Exact, by dynamic programming in topological order
-    that keeps the k best ways to every node.
+    that keeps the k best ways to every node, each as a step back: linear in the edges.
 
     Returns:
-        (nodes from input to output, product), best first; ties broken by node order.
+        (nodes from input to output, product), best first; ties broken by the order of the nodes
+        where two ways last part.
     """
     graph = flow.graph
-    best: dict[str, list[tuple[float, tuple[str, ...]]]] = {
-        node: [(0.0, (node,))] for node in flow.sources()
-    }
+    # Every way: (cost, the node before it or "", which of that node's ways).
+    best: dict[str, list[tuple[float, str, int]]] = {n: [(0.0, "", 0)] for n in flow.sources()}
     for node in nx.lexicographical_topological_sort(graph):
         ways = list(best.get(node, []))
-        for source, _, attributes in graph.in_edges(node, data=True):
+        for source, attributes in graph.pred[node].items():
             share = float(attributes.get("share", 0.0))
             if share <= 0:
                 continue
             cost = -math.log(share)
-            ways += [(total + cost, (*path, node)) for total, path in best.get(source, [])]
+            ways += [(t + cost, source, i) for i, (t, _, _) in enumerate(best.get(source, []))]
         best[node] = sorted(ways)[:k]
-    return [(path, math.exp(-total)) for total, path in best.get(flow.sink, [])]
+    found = []
+    for number, (total, _, _) in enumerate(best.get(flow.sink, [])):
+        path, node, way = [], flow.sink, number
+        while node:
+            path.append(node)
+            _, node, way = best[node][way]
+        found.append((tuple(reversed(path)), math.exp(-total)))
+    return found
 
 
 def longest_path(flow: FlowGraph, weight: Mapping[str, float]) -> tuple[tuple[str, ...], float]:
     """The path from an input to the output with the largest sum of node weights."""
-    best: dict[str, tuple[float, tuple[str, ...]]] = {}
+    best: dict[str, tuple[float, str]] = {}
     entries = set(flow.sources())
     for node in nx.lexicographical_topological_sort(flow.graph):
-        ways = [best[p] for p in flow.graph.predecessors(node) if p in best]
-        before = max(ways, default=(0.0, ()))
+        ways = [(best[p][0], p) for p in flow.graph.pred[node] if p in best]
+        before = max(ways, default=(0.0, ""))
         if ways or node in entries:
-            best[node] = (before[0] + weight.get(node, 0.0), (*before[1], node))
-    total, path = best.get(flow.sink, (0.0, ()))
-    return path, total
+            best[node] = (before[0] + weight.get(node, 0.0), before[1])
+    if flow.sink not in best:
+        return (), 0.0
+    path, node = [], flow.sink
+    while node:
+        path.append(node)
+        node = best[node][1]
+    return tuple(reversed(path)), best[flow.sink][0]
 
 
 def dominators(flow: FlowGraph) -> tuple[str, ...]:

@@ -98,14 +98,21 @@ class Draft:
 
     def swallow(self, part: str, starts: Iterable[fx.Node], end: fx.Node) -> list[fx.Node]:
         """All nodes on the ways from `starts` to `end`, marked as the part's own."""
-        starts = tuple(starts)
-        found = []
-        for node in self.ancestry.nodes:
-            inside = node is end or self.ancestry.computed_from(end, node)
-            reached = any(node is s or self.ancestry.computed_from(node, s) for s in starts)
-            if inside and reached and node not in self.owned:
-                found.append(node)
-                self.owned[node] = part
+        index, starts = self.ancestry.index, set(starts)
+        first = min((index[start] for start in starts), default=0)
+        # Going back from the end no further than the first start: the cost is that of the part.
+        behind, stack = {end}, [end]
+        while stack:
+            for argument in stack.pop().all_input_nodes:
+                if argument not in behind and index[argument] >= first:
+                    behind.add(argument)
+                    stack.append(argument)
+        reached: set[fx.Node] = set()
+        for node in sorted(behind, key=index.__getitem__):
+            if node in starts or not reached.isdisjoint(node.all_input_nodes):
+                reached.add(node)
+        found = [n for n in sorted(reached, key=index.__getitem__) if n not in self.owned]
+        self.owned |= dict.fromkeys(found, part)
         return found
 
 
@@ -129,7 +136,13 @@ def finish(draft: Draft, family: str, parameters: set[str]) -> Anatomy:
             p.index or 0,
         ),
     )
-    components = tuple(_component(part, batch, sizes) for part in parts)
+    costs: dict[int, tuple[int, int]] = {}
+    for part in parts:
+        # The heads of one attention share its list of calls: counted once.
+        if id(part.nodes) not in costs:
+            costs[id(part.nodes)] = _cost(part.nodes, sizes)
+    axes: dict[fx.Node, int] = {}
+    components = tuple(_component(p, batch, costs[id(p.nodes)], axes) for p in parts)
     known = set(draft.parts)
     return Anatomy(
         components=components,
@@ -140,10 +153,15 @@ def finish(draft: Draft, family: str, parameters: set[str]) -> Anatomy:
     )
 
 
-def _component(part: Part, batch: int, sizes: dict[str, int]) -> Component:
-    weights = {
-        a.name for node in part.nodes for a in _constants(node) if a.name in sizes
-    }  # fmt: skip
+def _cost(nodes: list[fx.Node], sizes: dict[str, int]) -> tuple[int, int]:
+    """(parameters, operations for the whole batch) of calls; a weight read twice counts once."""
+    weights = {a.name for node in nodes for a in _constants(node) if a.name in sizes}
+    return sum(sizes[w] for w in weights), sum(flops(node) for node in nodes)
+
+
+def _component(
+    part: Part, batch: int, cost: tuple[int, int], axes: dict[fx.Node, int]
+) -> Component:  # fmt: skip
     counted = part.kind not in ("input", "output", "residual")
     width = shape(part.output)
     return Component(
@@ -153,10 +171,10 @@ def _component(part: Part, batch: int, sizes: dict[str, int]) -> Component:
         layer=part.layer,
         parent=part.parent,
         index=part.index,
-        parameters=round(sum(sizes[w] for w in weights) * part.share) if counted else 0,
-        flops=round(sum(flops(n) for n in part.nodes) * part.share / batch) if counted else 0,
+        parameters=round(cost[0] * part.share) if counted else 0,
+        flops=round(cost[1] * part.share / batch) if counted else 0,
         bytes=value_bytes(part.output) // batch,
-        width=width[channel_axis(part.output)] if width else 0,
+        width=width[channel_axis(part.output, axes)] if width else 0,
         units=part.units,
     )
 

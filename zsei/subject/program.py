@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from zsei.errors import ExportError, ModelError
-from zsei.subject.streamed import release
+from zsei.subject.streamed import ReleasingInterpreter, hand_on, mapped_weights, release
 
 OUTPUT_FIELDS = (
     "logits", "prediction_outputs", "prediction_logits", "last_hidden_state", "text_embeds",
@@ -40,6 +40,8 @@ class Program:
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The main output for inputs of the exported shape."""
+        if mapped_weights(self.graph_module) is not None:
+            return ReleasingInterpreter(self.graph_module).run(*inputs)
         return self.graph_module(*inputs)
 
     def node(self, name: str) -> fx.Node:
@@ -154,6 +156,7 @@ def export(
         logging.disable(logged)
         torch.backends.mha.set_fastpath_enabled(fastpath)
     assert isinstance(module, fx.GraphModule)
+    hand_on(model, module)
     return Program(graph_module=_clean(module), input_names=tuple(input_names))
 
 

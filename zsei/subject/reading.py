@@ -120,21 +120,33 @@ def parameter_names(node: fx.Node) -> tuple[str, ...]:
     return tuple(names)
 
 
-def channel_axis(node: fx.Node) -> int:
+def channel_axis(node: fx.Node, known: dict[fx.Node, int] | None = None) -> int:
     """Axis of a value's channels: 1 behind convolutions, pooling and batch norm, else the last.
 
     Element-wise calls keep the axis of what they read; images that come in have it at 1.
+
+    Args:
+        node: The value.
+        known: Axes told before, added to: along a residual stream each is then one step.
     """
-    while True:
+    known = {} if known is None else known
+    passed = []
+    while node not in known:
+        passed.append(node)
         name = operation(node)
         if name in CONV or name in POOL or name in CHANNEL_NORM:
-            return 1
+            known[node] = 1
+            break
         following = [a for a in node.all_input_nodes if shape(a) == shape(node)]
         if name == "getitem":
             following = node.all_input_nodes
         if name not in ELEMENTWISE | {"getitem"} or not following:
-            return 1 if node.op == "placeholder" and len(shape(node)) == 4 else -1
+            known[node] = 1 if node.op == "placeholder" and len(shape(node)) == 4 else -1
+            break
         node = following[0]
+    axis = known[node]
+    known |= dict.fromkeys(passed, axis)
+    return axis
 
 
 def is_weighted(node: fx.Node) -> bool:
@@ -242,18 +254,18 @@ def layer_paths(residuals: Iterable[Residual], ancestry: Ancestry) -> dict[str, 
     for node in ancestry.nodes:
         for place in places(node):
             classes[place.path] = place.class_name
+    siblings: dict[str, set[str]] = {}
+    for path, class_name in classes.items():
+        prefix, _, number = path.rpartition(".")
+        if number.isdigit():
+            siblings.setdefault(prefix, set()).add(class_name)
     found: dict[str, str] = {}
     for residual in residuals:
         for place in reversed(places(residual.node)):
             prefix, _, number = place.path.rpartition(".")
             if not number.isdigit():
                 continue
-            siblings = {
-                classes[path]
-                for path in classes
-                if path.rpartition(".")[0] == prefix and path.rpartition(".")[2].isdigit()
-            }
-            if len(siblings) == 1:
+            if len(siblings[prefix]) == 1:
                 found.setdefault(place.path, place.class_name)
                 break
     return found

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from zsei.errors import ModelError
 from zsei.settings import Settings
@@ -85,6 +86,24 @@ def release(model: nn.Module, tensors: Iterable[Tensor] | None = None) -> None:
     mapped = mapped_weights(model)
     if mapped is not None:
         mapped.release(model.parameters() if tensors is None else tensors)
+
+
+def hand_on(model: nn.Module, module: nn.Module) -> None:
+    """Note on a module that shares a streamed model's weights where they are mapped."""
+    mapped = mapped_weights(model)
+    if mapped is not None:
+        setattr(module, _ATTRIBUTE, mapped)
+
+
+class ReleasingInterpreter(fx.Interpreter):
+    """Runs the program of a streamed model, each weight given back behind the call that reads it."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """One call."""
+        value = super().run_node(n)
+        read = [a for a in n.all_input_nodes if a.op == "get_attr"]
+        release(self.module, [t for a in read if isinstance(t := self.env.get(a), Tensor)])
+        return value
 
 
 def release_behind(model: nn.Module) -> None:
@@ -240,8 +259,8 @@ def too_large_to_copy(model: nn.Module) -> str:
     if mapped is None or COPIES * mapped.bytes / 1e9 <= mapped.memory:
         return ""
     return (
-        f"the model is streamed, and judging an edit takes gradients of all weights, an edited copy "
-        f"and that copy saved and loaded back: {COPIES} times the {mapped.bytes / 1e9:.1f} GB of "
+        f"the model is streamed, and judging an edit takes gradients of all weights, an edited "
+        f"copy, and that copy saved and loaded back: {COPIES} times the {mapped.bytes / 1e9:.1f} GB of "
         f"its weights, which the available memory does not hold"
     )
 
