@@ -120,15 +120,22 @@ def score_program_edge(
     at = (edge.call or edge.node).name
     if edge.node.name not in whole.values or any(at not in g for g in whole.gradients):
         return None
+    _, away = program_edge_change(edge, whole, constants)
+    scores = [(away * found[at]).reshape(whole.samples, -1).sum(1) for found in whole.gradients]
+    return torch.stack(scores)
+
+
+def program_edge_change(
+    edge: ProgramEdge, whole: Whole, constants: Mapping[str, Any]
+) -> tuple[str, Tensor]:
+    """(node, what is added to its value) when the mean stands in for the value at this reader."""
     value = whole.values[edge.node.name]
     others = tuple(a for a in range(value.ndim) if a != edge.axis % value.ndim)
     mean = value.mean(others, keepdim=True).expand_as(value)
     if edge.call is None:
-        away = mean - value
-    else:
-        away = _called(edge, mean, whole, constants) - _called(edge, value, whole, constants)
-    scores = [(away * found[at]).reshape(whole.samples, -1).sum(1) for found in whole.gradients]
-    return torch.stack(scores)
+        return edge.node.name, mean - value
+    away = _called(edge, mean, whole, constants) - _called(edge, value, whole, constants)
+    return edge.call.name, away
 
 
 def _called(edge: ProgramEdge, value: Tensor, whole: Whole, constants: Mapping[str, Any]) -> Tensor:

@@ -102,16 +102,20 @@ def score_edges(
         if any(reading is None for reading in seen):
             continue
         terms = [t for t in stream.terms[reader.place] if t.writer in away]
+        scores: dict[int, Tensor] = {}
         # Shortest ways first: a longer one goes on from where a shorter one ended.
         for term in sorted(terms, key=lambda t: len(t.norms)):
-            writer = stream.writers[term.writer]
-            scores = [r.score(writer, away[term.writer], term.norms) for r in seen if r is not None]
-            found.append(
-                ScoredBlock(
-                    writers=writer.names, readers=reader.names, place=reader.place,
-                    scores=torch.stack(scores),
-                )
-            )  # fmt: skip
+            writer, change = stream.writers[term.writer], away[term.writer]
+            found_here = torch.stack([r.score(writer, change, term.norms) for r in seen if r])
+            known = scores.get(term.writer)
+            scores[term.writer] = found_here if known is None else known + found_here
+        found += [
+            ScoredBlock(
+                writers=stream.writers[number].names, readers=reader.names, place=reader.place,
+                scores=scores[number],
+            )
+            for number in sorted(scores)
+        ]  # fmt: skip
     return found
 
 

@@ -1,6 +1,6 @@
 """The values and gradients that edges are worked out from, whole, for a few samples.
 
-The evidence pass keeps them for the first samples of its first batch; `whole_run` makes a pass of
+The evidence pass keeps them for samples spread over its batches; `whole_run` makes a pass of
 its own over a batch. Everything is turned into rows [N, c]: N = samples x positions, sample first,
 so that rows of one stream fit each other whatever shape the program gives them.
 """
@@ -19,7 +19,7 @@ from zsei.trace.edge_stream import Stream, Writer
 from zsei.trace.engine import Engine
 
 WHOLE_SAMPLES = 8
-"""Samples of the first batch that the evidence pass keeps whole."""
+"""Samples that the evidence pass keeps whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class WholeTaps:
 
 @dataclass
 class Whole:
-    """What was kept of the first samples of one batch."""
+    """What was kept of some samples."""
 
     samples: int = 0
     total: int = 0
@@ -42,6 +42,10 @@ class Whole:
     values: dict[str, Tensor] = field(default_factory=dict)
     gradients: list[dict[str, Tensor]] = field(default_factory=list)
     """One per scalar: of the loss, or of each probe without labels."""
+    shared: frozenset[str] = frozenset()
+    """Nodes whose values all samples share."""
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Shapes of nodes whose values are not kept."""
 
 
 def whole_taps(stream: Stream, readers: Sequence[Reader]) -> WholeTaps:
@@ -54,7 +58,7 @@ def whole_taps(stream: Stream, readers: Sequence[Reader]) -> WholeTaps:
 
 
 def take(value: Tensor, samples: int, total: int, axis: int | None) -> Tensor:
-    """The first samples of a value, sample first.
+    """Samples of a value, evenly spread over the batch, sample first.
 
     Args:
         value: The whole value; its first axis may fold positions into the samples.
@@ -69,30 +73,65 @@ def take(value: Tensor, samples: int, total: int, axis: int | None) -> Tensor:
         value = value.transpose(0, axis)
     if samples == total:
         return value
-    return value[: value.shape[0] // total * samples].clone()
+    chosen = torch.linspace(0, total - 1, samples).round().long()
+    return value.unflatten(0, (total, -1))[chosen].flatten(0, 1)
+
+
+def share_of(number: int, batches: int, samples: int = WHOLE_SAMPLES) -> int:
+    """How many of `samples` come from batch `number`, so that all batches have a like part."""
+    return samples * (number + 1) // batches - samples * number // batches
+
+
+def joined_whole(parts: Sequence[Whole]) -> Whole:
+    """What was kept of several batches of one shape, as if of one."""
+    parts = [part for part in parts if part.samples]
+    if len(parts) < 2:
+        return parts[0] if parts else Whole()
+    first = parts[0]
+    masks = [part.mask for part in parts if part.mask is not None]
+    return Whole(
+        samples=sum(part.samples for part in parts),
+        total=first.total,
+        mask=torch.cat(masks) if len(masks) == len(parts) else None,
+        shared=first.shared,
+        values={
+            name: value if name in first.shared else torch.cat([p.values[name] for p in parts])
+            for name, value in first.values.items()
+        },
+        gradients=[
+            {name: torch.cat([p.gradients[i][name] for p in parts]) for name in found}
+            for i, found in enumerate(first.gradients)
+        ],
+    )
 
 
 def keep_values(
     whole: Whole, taps: WholeTaps, alive: Mapping[str, Tensor], batch: Batch, samples: int
 ) -> None:
-    """Keep the values of the first samples."""
+    """Keep the values of some samples."""
+    if not taps.values or not samples:
+        return
     whole.samples, whole.total = min(samples, batch.size), batch.size
-    whole.mask = None if batch.mask is None else batch.mask[: whole.samples]
+    whole.mask = None if batch.mask is None else take(batch.mask, whole.samples, batch.size, 0)
+    whole.shared = frozenset(name for name, axis in taps.values.items() if axis is None)
     for name, axis in taps.values.items():
         if name in alive:
             whole.values[name] = take(alive[name], whole.samples, batch.size, axis)
 
 
 def keep_gradients(
-    whole: Whole, taps: WholeTaps, found: Mapping[str, Tensor], batch: Batch
+    whole: Whole, taps: WholeTaps, found: Mapping[str, Tensor], batch: Batch, number: int = 0
 ) -> None:
-    """Keep one scalar's gradients for the samples whose values were kept."""
+    """Keep the gradients of scalar `number` for the samples whose values were kept."""
+    if not whole.samples:
+        return
     kept = {
         name: take(found[name], whole.samples, batch.size, axis)
         for name, axis in taps.gradients.items()
         if name in found
     }
-    whole.gradients.append(kept)
+    whole.gradients += [{} for _ in range(number + 1 - len(whole.gradients))]
+    whole.gradients[number].update(kept)
 
 
 def whole_run(
@@ -146,7 +185,7 @@ def whole_run(
                 retain_graph=number < len(scalars) - 1,
             )  # fmt: skip
             known = {n: g for n, g in zip(names, found, strict=True) if g is not None}
-            keep_gradients(whole, taps, known, batch)
+            keep_gradients(whole, taps, known, batch, number)
     return whole
 
 

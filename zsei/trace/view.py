@@ -11,6 +11,7 @@ from torch import Tensor
 from zsei.records import AttributedEdge, Matrix, Measurement
 from zsei.settings import Settings
 from zsei.subject.types import Subject
+from zsei.trace.edge_values import Whole
 from zsei.trace.engine import Engine
 from zsei.trace.evidence import Evidence, joined
 from zsei.trace.taps import Taps
@@ -60,6 +61,11 @@ class View:
             for batch in self.subject.calibration
             for group in (batch.groups or ("all",) * batch.size)
         )
+
+    @property
+    def whole(self) -> Whole:
+        """Whole values, and gradients, of some samples: what edges are worked out from."""
+        return self.evidence.whole[0] if self.evidence.whole else Whole()
 
     def written(self, component: str) -> Tensor | None:
         """Rows of what a component writes; None where it was not watched."""
