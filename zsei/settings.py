@@ -98,6 +98,9 @@ class Settings(BaseSettings):
     rows: int = Field(default=512, ge=16)
     """Rows (sample and position) kept of every value: what ranks and similarities rest on."""
     replacement: Literal["mean", "zero", "resample"] = "mean"
+    halves: bool = True
+    """Whether findings are looked for again on either half of the samples, which costs about as
+    much as the trace itself."""
     random_paths: int = Field(default=200, ge=0)
     """Random paths that every critical path is compared with; 0 leaves the comparison out."""
 

@@ -26,6 +26,7 @@ def trace(
     *,
     engine: Engine | None = None,
     measures: Sequence[Measure] = (),
+    clock: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> Trace:
     """Measure every component of a subject on its calibration data.
@@ -35,6 +36,7 @@ def trace(
         settings: `probes`, `seed`, `rows`.
         engine: Reuse an engine; None makes one.
         measures: What else to work out from what the pass keeps.
+        clock: Also time the components and compare outputs with the plain model's.
         progress: Called with the share done.
     """
     engine = engine or engine_for(subject)
@@ -63,12 +65,14 @@ def trace(
         measurements=measured.measurements, settings=settings,
     )  # fmt: skip
     measured = run_measures(measured, view, measures)
-    seconds, overhead = _clock(subject, engine)
+    if clock:
+        seconds, overhead = _clock(subject, engine)
+        difference = output_difference(subject, engine)
+        measured = replace(
+            measured, seconds=seconds, overhead=overhead, output_difference=difference
+        )
     return replace(
         measured,
-        seconds=seconds,
-        overhead=overhead,
-        output_difference=output_difference(subject, engine),
         notes=(*fewer, *note_of(cleaned, samples), *measured.notes),
         undefined=tuple(cleaned.undefined),
         left_out=tuple(sorted(cleaned.left_out)),
