@@ -45,7 +45,7 @@ def draft_record(
         conditions=_conditions(subject, settings),
         components=subject.anatomy.components,
         measurements=_measurements(subject, analysis.trace, analysis.importance),
-        groups={group: dict(named) for group, named in analysis.trace.groups.items()},
+        groups=_groups(analysis.trace, analysis.importance),
         matrices=analysis.trace.matrices,
         edges=analysis.trace.edges,
         flow=analysis.flow.data(),
@@ -122,6 +122,16 @@ def _measurements(
     for more in (cost_measurements(subject), importance.measurements):
         for component, extra in more.items():
             found[component] = (*found.get(component, ()), *extra)
+    return found
+
+
+def _groups(trace: Trace, importance: Importance) -> dict[str, dict[str, tuple[Measurement, ...]]]:
+    """What was measured on each data group alone, by the pass and by exact ablation."""
+    found = {group: dict(named) for group, named in trace.groups.items()}
+    for group, named in importance.groups.items():
+        here = found.setdefault(group, {})
+        for component, extra in named.items():
+            here[component] = (*here.get(component, ()), *extra)
     return found
 
 

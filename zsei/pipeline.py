@@ -89,7 +89,7 @@ def analyze(
             subject = without_undefined(subject, traced)
             flow = build_graph(subject, traced)
         with clock.stage("importance") as report:
-            importance = rank(subject, engine, traced, settings, progress=report)
+            importance = rank(subject, engine, traced, settings, flow=flow, progress=report)
         analysis = Analysis(
             subject=subject, engine=engine, trace=traced, flow=flow, importance=importance,
             settings=settings,

@@ -11,7 +11,7 @@ from prepared import SMALL, analysed, family, seeded, subject_of, traced
 from zoo import WIDTH, Transformer
 
 from zsei.importance import ranking
-from zsei.importance.candidates import RANKED, unit_id, units_of_kind
+from zsei.importance.candidates import PARTS, RANKED, unit_id, units_of_kind
 from zsei.importance.criteria import CRITERIA
 from zsei.importance.ranking import TRUTH_SAMPLES, Importance, rank
 from zsei.settings import Settings
@@ -126,6 +126,16 @@ def test_baselines_stand_beside_the_criteria(measured: tuple[Trace, Importance])
         assert "random (baseline)" in named
         assert "half of the samples (noise of the truth)" in named
         assert "taylor" not in named  # no labels: it would be zero everywhere
+    parts = {check.criterion for check in importance.checks if check.kind == "component"}
+    assert "norm (baseline)" in parts
+    assert {check.criterion for check in importance.checks if check.kind == "neuron"} >= {
+        "magnitude", "activation frequency", "diversity",
+    }  # fmt: skip
+    for check in importance.checks:
+        for condition in ("relative L2", "mean ablation", "float32", "seed 0", "24 samples"):
+            assert condition in check.note
+    for found in importance.rankings:
+        assert found.note == "relative L2, mean ablation, float32, seed 0, 24 samples"
 
 
 def test_an_unvalidated_score_gives_way_to_exact_ablation(
@@ -187,7 +197,8 @@ def test_every_kind_of_unit_is_ranked_and_repeatable(name: str) -> None:
     settings = SMALL.model_copy(update={"ablation_sample": 2})
     first, second = (rank(subject, engine_for(subject), trace, settings) for _ in range(2))
     kinds = [kind for kind in RANKED if units_of_kind(trace, kind)]
-    assert [r.kind for r in first.rankings] == kinds
+    parts = ["component"] if set(kinds) & set(PARTS) else []
+    assert [r.kind for r in first.rankings] == [*kinds, *parts]
     assert kinds
     assert replace(first, effects={}, batches=()) == replace(second, effects={}, batches=())
     for found in first.rankings:
