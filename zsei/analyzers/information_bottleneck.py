@@ -60,7 +60,8 @@ class InformationBottleneck:
     Misleads when: rows are too few (the cap min(rows - 1, channels) then hides the rank, and the
     finding says that it could not tell); when the information sits in directions of little
     variance; or when the rank is lost little by little. The trial sees what a linear path can give
-    back: a task that needs the lost directions bent first still looks as if it did not.
+    back to what lies behind as it is, trained on what gets through: a task that needs the lost
+    directions bent first looks as if it did not, and widening_gain is the least that is to be had.
 
     References: Roy and Vetterli, "The effective rank: a measure of effective dimensionality",
     EUSIPCO 2007; Timkey and van Schijndel, "All bark and no bite: rogue dimensions in transformer

@@ -1,6 +1,7 @@
 """Where the memory goes: parameters, the peak of live activations, attention's T² term."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -33,7 +34,8 @@ class MemoryBottleneck:
     x bytes of a number, at f times the length f² as much. memory_pressure = peak_saving /
     criticality_share. Severity: the excess of parameters_share over
     criticality_share (all of it where no effect is known, as of embeddings and of the part that
-    makes the output), peak_saving, or quadratic_share.
+    makes the output), peak_saving, or quadratic_share. The calls of one module are weighed together
+    against its parameters.
 
     Reading it: parameters decide what must be stored and read once per batch; the peak decides the
     largest batch and length. A peak made by one kind of block goes down when that block works in
@@ -54,9 +56,13 @@ class MemoryBottleneck:
     """Share of the model's parameters from which a component is looked at."""
     min_pressure: float = 3.0
     """Least ratio of parameters share to criticality share, where an effect is known."""
-    min_peak_saving: float = 0.2
+    min_unweighed_share: float = 0.3
+    """Share of the parameters from which a component is told of whose effect is not known."""
+    min_peak_saving: float = 0.5
     """Share by which the peak must fall without a component's (or a kind's) own calls."""
-    min_quadratic_share: float = 0.1
+    min_peak_pressure: float = 2.0
+    """Least ratio of that share to the criticality share, where an effect is known."""
+    min_quadratic_share: float = 0.2
     """Share of the operations that grows with the square of the length."""
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
@@ -68,7 +74,7 @@ class MemoryBottleneck:
     def _parameters(self, analysis: Analysis) -> Iterator[Finding]:
         leaves = _leaves(analysis)
         total = sum(part.parameters for part in leaves)
-        effects = criticality_shares(analysis)
+        effects = _by_module(criticality_shares(analysis), leaves)
         held = {part.id: part.parameters / total for part in leaves}
         yield from hot_spots(
             code=self.code,
@@ -83,7 +89,7 @@ class MemoryBottleneck:
         )
         for part in leaves:
             share = held[part.id]
-            if part.id in effects or share < self.min_parameters_share:
+            if part.id in effects or share < self.min_unweighed_share:
                 continue
             yield Finding.make(
                 code=self.code,
@@ -104,15 +110,12 @@ class MemoryBottleneck:
         here = next((part for part in parts if part.id == found.component), None)
         if here is None:
             return
-        alone = 1 - found.without[here.id] / found.bytes
         alike = [part for part in parts if part.kind == here.kind]
-        # Without all parts of a model there is no model: that says nothing about any of them.
-        all_alike = len(alike) == len(parts)
         left = peak_without(analysis.subject, frozenset(p.id for p in alike))
-        together = 0.0 if all_alike else 1 - left / found.bytes
-        if alone >= self.min_peak_saving:
+        alone, together = 1 - found.without[here.id] / found.bytes, 1 - left / found.bytes
+        if self._worth(analysis, (here.id,), alone):
             components, saving, whose = (here.id,), alone, f"the calls of {here.id}"
-        elif together >= self.min_peak_saving:
+        elif self._worth(analysis, tuple(part.id for part in alike), together):
             components, saving = tuple(part.id for part in alike), together
             whose = f"the calls of the {len(alike)} {here.kind} parts"
         else:
@@ -129,6 +132,12 @@ class MemoryBottleneck:
             message=f"Live activations peak at {found.bytes} bytes per sample in {here.id}; "
             f"without {whose} the peak would be {percent(saving)} lower.",
         )
+
+    def _worth(self, analysis: Analysis, components: tuple[str, ...], saving: float) -> bool:
+        """Whether the peak falls enough, and by more than what the parts bring."""
+        pressure = _pressure(analysis, components, saving)
+        weighed = not pressure or (pressure[0].value or 0.0) >= self.min_peak_pressure
+        return saving >= self.min_peak_saving and weighed
 
     def _quadratic(self, analysis: Analysis) -> Iterator[Finding]:
         subject = analysis.subject
@@ -171,6 +180,21 @@ class MemoryBottleneck:
         )  # fmt: skip
 
 
+def _by_module(shares: Mapping[str, float], leaves: list[Component]) -> dict[str, float]:
+    """Share of the effect of all calls of a module, by its first call, which holds the weights."""
+    found: dict[str, float] = {}
+    for leaf in leaves:
+        calls = [c for c in shares if _module(c) == _module(leaf.id)]
+        if calls:
+            found[leaf.id] = sum(shares[c] for c in calls)
+    return found
+
+
+def _module(component: str) -> str:
+    """A component's id without the number of its call."""
+    return re.sub(r"#\d+", "", component)
+
+
 def _pressure(
     analysis: Analysis, components: tuple[str, ...], saving: float
 ) -> tuple[Measurement, ...]:
@@ -192,7 +216,7 @@ def _leaves(analysis: Analysis) -> list[Component]:
         if c.kind in ("layer", "head") or inside or not c.parameters:
             continue
         # A module called again is listed again; its weights are the same.
-        name = c.id.partition("#")[0]
+        name = _module(c.id)
         if name not in seen:
             seen.add(name)
             found.append(c)
