@@ -11,6 +11,7 @@ from zsei.graph.costs import cost_measurements
 from zsei.importance.ranking import Importance
 from zsei.records import (
     AnalysisRecord,
+    Check,
     Conditions,
     Failure,
     Finding,
@@ -33,6 +34,7 @@ def draft_record(
     failures: Sequence[Failure],
     *,
     cards: Mapping[str, str],
+    checks: Sequence[Check] = (),
 ) -> AnalysisRecord:
     """The record before anybody has spoken or judged: what was asked and what was measured.
 
@@ -50,7 +52,7 @@ def draft_record(
         edges=analysis.trace.edges,
         flow=analysis.flow.data(),
         findings=tuple(findings),
-        validation=_validation(subject, analysis.trace, analysis.importance),
+        validation=_validation(subject, analysis.trace, analysis.importance, checks),
         failures=(*analysis.trace.failures, *failures),
     )
 
@@ -135,7 +137,9 @@ def _groups(trace: Trace, importance: Importance) -> dict[str, dict[str, tuple[M
     return found
 
 
-def _validation(subject: Subject, trace: Trace, importance: Importance) -> Validation:
+def _validation(
+    subject: Subject, trace: Trace, importance: Importance, checks: Sequence[Check]
+) -> Validation:
     difference = Measurement(
         name="output_difference",
         value=trace.output_difference,
@@ -146,5 +150,6 @@ def _validation(subject: Subject, trace: Trace, importance: Importance) -> Valid
         instrumentation=(difference,),
         criteria=importance.checks,
         rankings=importance.rankings,
+        checks=tuple(checks),
         notes=(*subject.notes, *trace.notes, *importance.notes),
     )

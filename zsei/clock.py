@@ -8,12 +8,13 @@ Progress = Callable[[str, float, float | None, str], None]
 """Called with (stage, share done 0..1, seconds remaining or None, note)."""
 
 SHARES = {
-    "prepare": 0.12,
-    "trace": 0.13,
-    "importance": 0.30,
-    "analyze": 0.10,
+    "prepare": 0.10,
+    "trace": 0.12,
+    "importance": 0.20,
+    "analyze": 0.08,
+    "validate": 0.25,
     "advise": 0.05,
-    "gate": 0.30,
+    "gate": 0.20,
 }
 """Share of the whole that each stage takes on MiniLM; used for the estimate only."""
 
@@ -42,9 +43,9 @@ class Clock:
         self._done = before + SHARES[name]
         self.seconds[name] = time.monotonic() - begin
 
-    def out_of_time(self) -> bool:
-        """Whether the budget is spent, so that optional work is left out."""
-        return self._budget is not None and time.monotonic() - self.begin > self._budget
+    def out_of_time(self, share: float = 1.0) -> bool:
+        """Whether this share of the budget is spent, so that optional work is left out."""
+        return self._budget is not None and time.monotonic() - self.begin > share * self._budget
 
     def _report(self, name: str, done: float) -> None:
         if self._progress is None:

@@ -13,8 +13,11 @@ import torch
 from torch import nn
 
 from zsei.advice import interpret, propose
-from zsei.analyzers import run_analyzers
+from zsei.analyzers import ANALYZERS, run_analyzers
+from zsei.analyzers.check_instrumentation import overhead_remark
+from zsei.analyzers.check_strategies import strategy_checks
 from zsei.analyzers.context import Analysis
+from zsei.analyzers.validate import validate
 from zsei.assembly import draft_record, sealed
 from zsei.clock import Clock, Progress
 from zsei.errors import UsageError
@@ -44,6 +47,8 @@ from zsei.trace.run import trace, without_undefined
 
 LATENCY_PAIRS = 7
 """Timed pairs for what is accepted in the end."""
+BEFORE_GATE = 0.5
+"""Share of the budget that tests of the analysis itself may reach into; the rest is the gate's."""
 
 
 def analyze(
@@ -96,7 +101,15 @@ def analyze(
         )  # fmt: skip
         with clock.stage("analyze"):
             findings, clock_findings, failures = run_analyzers(analysis)
-        record = draft_record(analysis, findings, failures, cards=cards.hashes())
+        with clock.stage("validate"):
+            tested = validate(
+                analysis, findings, analyzers=ANALYZERS, measures=MEASURES,
+                out_of_time=lambda: clock.out_of_time(BEFORE_GATE),
+            )  # fmt: skip
+        record = draft_record(
+            analysis, tested.findings, (*failures, *tested.failures), cards=cards.hashes(),
+            checks=tested.checks,
+        )  # fmt: skip
         with clock.stage("advise"):
             record, proposals, calls = _advise(record, analysis, cards, llm)
         with clock.stage("gate") as report:
@@ -153,8 +166,10 @@ def _with_verdicts(record: AnalysisRecord, outcome: Outcome, analysis: Analysis)
     accepted = {v.proposal_id for v in verdicts if v.outcome == "accepted"}
     cut = {c for p in outcome.proposals if p.id in accepted for c in p.components}
     parents = {c.parent for c in record.components if c.id in cut}
+    checks = (*record.validation.checks, *strategy_checks(outcome.proposals, verdicts))
     return record.model_copy(
         update={
+            "validation": record.validation.model_copy(update={"checks": checks}),
             "proposals": tuple(outcome.proposals),
             "verdicts": verdicts,
             "combined": outcome.combined.verdict if outcome.combined else None,
@@ -178,6 +193,7 @@ def _timings(
         overhead=overhead,
         latency=outcome.latency,
         findings=tuple(findings),
+        remarks=overhead_remark(overhead),
     )
 
 

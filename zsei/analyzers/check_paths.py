@@ -142,7 +142,7 @@ def _judge(
     told = measurement(analysis, "path_effect", effect)
     if count < FEWEST_PATHS:
         why = (
-            f"Only {count} other paths cross {as_many}; with fewer than {FEWEST_PATHS} a place "
+            f"Other paths that cross {as_many}: {count}; with fewer than {FEWEST_PATHS} a place "
             f"above 95 % of them could be chance."
         )
         return inconclusive(NAME, why).model_copy(update={"evidence": (told,)})
