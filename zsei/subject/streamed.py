@@ -96,7 +96,7 @@ def hand_on(model: nn.Module, module: nn.Module) -> None:
 
 
 class ReleasingInterpreter(fx.Interpreter):
-    """Runs the program of a streamed model, each weight given back behind the call that reads it."""
+    """Runs a streamed program, each weight given back behind the call that reads it."""
 
     def run_node(self, n: fx.Node) -> Any:
         """One call."""
@@ -122,7 +122,7 @@ def available_memory(settings: Settings) -> float:
     if settings.memory is not None:
         return settings.memory
     try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
             known = dict(line.split(":", 1) for line in lines)
         free = int(known["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
@@ -230,7 +230,7 @@ def _spans(folder: Path) -> tuple[tuple[int, int], ...]:
     files = {str(path.resolve()) for path in folder.glob("*.safetensors")}
     found = []
     try:
-        with open("/proc/self/maps", encoding="utf-8") as lines:
+        with Path("/proc/self/maps").open(encoding="utf-8") as lines:
             for line in lines:
                 parts = line.split(maxsplit=5)
                 if len(parts) == 6 and parts[5].strip() in files:
@@ -260,8 +260,8 @@ def too_large_to_copy(model: nn.Module) -> str:
         return ""
     return (
         f"the model is streamed, and judging an edit takes gradients of all weights, an edited "
-        f"copy, and that copy saved and loaded back: {COPIES} times the {mapped.bytes / 1e9:.1f} GB of "
-        f"its weights, which the available memory does not hold"
+        f"copy, and that copy saved and loaded back; the available memory does not hold {COPIES} "
+        f"times the {mapped.bytes / 1e9:.1f} GB of its weights"
     )
 
 
