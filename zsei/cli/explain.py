@@ -75,13 +75,13 @@ def _topics(cards: "Cards") -> Mapping[str, list[Topic]]:
             Topic(kind=_kind(card.kind), title=card.title, text=text)
         )
     for analyzer in ANALYZERS:
-        topic = _documented("finding", f"How {analyzer.code} is measured", type(analyzer))
+        topic = _documented("finding", type(analyzer))
         known.setdefault(analyzer.code, []).append(topic)
     for measure in MEASURES:
-        topic = _documented("measure", f"How {measure.name} is measured", type(measure))
+        topic = _documented("measure", type(measure))
         known.setdefault(measure.name, []).append(topic)
     for name, criterion in CRITERIA.items():
-        known.setdefault(name, []).append(_documented("importance criterion", name, criterion))
+        known.setdefault(name, []).append(_documented("importance criterion", criterion))
     for name, metric in cards.metrics.items():
         topic = Topic(kind="measurement", title=metric.title, text=_metric(metric))
         known.setdefault(name, []).append(topic)
@@ -92,8 +92,10 @@ def _kind(card: str) -> str:
     return "measurement" if card == "metric" else card
 
 
-def _documented(kind: str, title: str, what: object) -> Topic:
-    return Topic(kind=kind, title=title, text=inspect.getdoc(what) or "")
+def _documented(kind: str, what: object) -> Topic:
+    """A topic from a docstring: its first line is the title."""
+    title, _, text = (inspect.getdoc(what) or "").partition("\n")
+    return Topic(kind=kind, title=title, text=text.strip())
 
 
 def _metric(metric: "Metric") -> str:
