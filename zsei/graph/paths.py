@@ -126,8 +126,11 @@ def minimum_cut(flow: FlowGraph, name: str = "effective_rank") -> tuple[float, t
 def _stretches(
     graph: "nx.DiGraph[str]", immediate: "dict[str, str | None]", chain: tuple[str, ...]
 ) -> list[set[tuple[str, str]]]:
-    """Edges between every two neighbours of the chain; what does not reach its end is left out."""
+    """Edges between every two neighbours of the chain; what does not reach its end, or is reached
+    from no input (a table that is read at fixed places), is left out.
+    """
     useful = nx.ancestors(graph, chain[-1]) | {chain[-1]}
+    useful &= nx.descendants(graph, SOURCE) | {SOURCE}
     place = {node: i for i, node in enumerate(chain)}
     for node in nx.topological_sort(graph):
         if node not in place and node in useful:
