@@ -760,11 +760,11 @@ def relay_of_heads(planted: bool = True) -> Planted:
 
 @torch.no_grad()
 def idle_skip(planted: bool = True) -> Planted:
-    """The MLP of block 1 is a thousand times as loud as the stream that it is added to."""
+    """The MLP of the last block is far louder than the stream that it is added to."""
     model = _transformer()
     if planted:
-        _block(model, 1).mlp.down.weight *= 1000
-    return Planted(model, SEQUENCES, "useless-skip", "blocks.1/residual.2")
+        _block(model, 2).mlp.down.weight *= 100
+    return Planted(model, SEQUENCES, "useless-skip", "blocks.2/residual.2")
 
 
 class Towers(nn.Module):

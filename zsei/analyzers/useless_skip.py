@@ -26,8 +26,8 @@ class UselessSkip:
 
     Formula: skip_effect = mean divergence, additive, with s = 0 in y = s + f, all else exact. Found
     when its upper 95 % bound is at most max_share of the largest skip_effect that was measured.
-    Tried are the joins with the smallest ‖Σ s · g‖ of the pass, and the one with the largest, to
-    compare with. Severity: 1 - skip_effect / that limit.
+    Tried are the joins whose effect comes most by the branch (branch_effect_share), and the one
+    where it does least, to compare with. Severity: 1 - skip_effect / that limit.
 
     Reading it: such a block does not add to a stream, it starts a new one: everything earlier
     reaches the output through its branch alone. It may be run without the add and its memory.
@@ -46,16 +46,20 @@ class UselessSkip:
     max_share: float = 0.01
     """Share of the largest skip effect below which a skip is nothing."""
     most_joins: int = 3
-    """Joins that are tried, those of least first-order effect."""
+    """Joins that are tried, those whose effect comes most by the branch."""
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
         """One finding per skip, in program order."""
         joins = find_taps(analysis.subject, analysis.engine).joins
-        guessed = analysis.trace.attributions
-        known = [j for j in joins if (j.skip, j.node) in guessed]
+        shares: dict[str, float] = {}
+        for join in joins:
+            m = analysis.trace.measurements[join.component].get("branch_effect_share")
+            if m is not None and m.value is not None:
+                shares[join.component] = m.value
+        known = [join for join in joins if join.component in shares]
         if len(known) < 2:
             return
-        order = sorted(known, key=lambda j: (abs(guessed[j.skip, j.node]), j.component))
+        order = sorted(known, key=lambda join: (-shares[join.component], join.component))
         tried = [j for j in known if j in (*order[: self.most_joins], order[-1])]
         effects = dict(zip((j.component for j in tried), _cut(analysis, tried), strict=True))
         largest = max(float(effect.mean()) for effect in effects.values())

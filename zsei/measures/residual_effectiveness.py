@@ -12,6 +12,9 @@ from zsei.trace.rows import proximity_shares
 from zsei.trace.taps import Join
 from zsei.trace.view import Measured, View
 
+OTHERS = 128
+"""Rows whose operand is exchanged into all rows."""
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +25,23 @@ class ResidualEffectiveness:
     something for the output. ‖f‖ / ‖s‖ and the proximity shares say how large they are;
     this says what the output makes of them.
 
-    Formula: g the gradient at y on the kept rows. branch_survival = √(Σ_r (f·g)² / Σ_r ‖f‖² ‖g‖²),
-    the root mean square cosine of branch and gradient, by chance 1/√channels.
-    branch_effect_share p = Σ (f·g)² / Σ ((f·g)² + (s·g)²). residual_effectiveness = 4 p (1 - p): 1
-    where both operands move the output as much, 0 where one of them could be left out.
-    skip_gradient_share: of g_s, the gradient that arrives at the skip operand, the L1 proximity
-    share that came by the skip (g) rather than through the branch (g_s - g).
+    Formula: g_r the gradient at y of the kept row r, f'_q the branch of another row q less its mean
+    over rows, s'_q the skip's: what would come in if the operand were another sample's. e_f = mean
+    over pairs (f'_q · g_r)², e_s likewise. branch_effect_share p = e_f / (e_f + e_s).
+    residual_effectiveness = 4 p (1 - p): 1 where the output depends on both operands as much, 0
+    where one of them could be anyone's. branch_survival = √(e_f / (mean ‖f'‖² mean ‖g‖²)), the root
+    mean square cosine of branch and gradient, by chance 1/√channels. skip_gradient_share: of g_s,
+    the gradient that arrives at the skip operand, the L1 proximity share that came by the skip (g)
+    rather than through the branch (g_s - g).
 
     Reading it: a low effectiveness with p near 0 is an idle branch (see low-effect and
     redundant-layers), with p near 1 an idle skip (useless-skip measures it). A skip gradient share
-    near 1 says that the branch hardly bends what flows back through it.
+    near 1 says that the branch hardly bends what flows back through it. Rows are paired with others
+    because y · g of one row is 0 wherever a norm follows: there both operands would always tie.
 
-    Misleads when: f and s cancel to first order but not beyond it; the output direction is one
-    random draw (no labels) and samples are few; or the skip operand is read by no branch, where the
-    share of its gradient cannot be told.
+    Misleads when: the output direction is one random draw (no labels) and samples are few; an
+    operand is constant, which no exchange shows; or the skip operand is read by no branch, where
+    the share of its gradient cannot be told.
 
     References: He, Zhang, Ren and Sun, "Deep residual learning for image recognition", CVPR 2016;
     Balduzzi et al., "The shattered gradients problem: if resnets are the answer, then what is the
@@ -67,22 +73,29 @@ class ResidualEffectiveness:
             yield Measurement(name="residual_effectiveness", value=None, unit="0 to 1",
                               state="could not tell", n=n, note=note)  # fmt: skip
             return
-        along = (branch * gradient).sum(1).double().square()
-        most = (branch.double().square().sum(1) * gradient.double().square().sum(1)).sum()
-        skipped = (skip * gradient).sum(1).double().square()
-        total = float(along.sum() + skipped.sum())
-        note = f"by chance {branch.shape[1] ** -0.5:.3g}"
-        if float(most) > 0:
-            survival = float((along.sum() / most).sqrt())
+        entered, _ = _dependence(skip, gradient)
+        added, most = _dependence(branch, gradient)
+        if most > 0:
+            survival = (added / most) ** 0.5
+            note = f"by chance {branch.shape[1] ** -0.5:.3g}"
             yield Measurement(name="branch_survival", value=survival, unit="share", n=n, note=note)
-        if total > 0:
-            share = float(along.sum()) / total
+        if added + entered > 0:
+            share = added / (added + entered)
             effectiveness = 4 * share * (1 - share)
             yield Measurement(name="branch_effect_share", value=share, unit="share", n=n)
             yield Measurement(
                 name="residual_effectiveness", value=effectiveness, unit="0 to 1", n=n
             )
         yield _skip_gradient(view, join, gradient, n)
+
+
+def _dependence(operand: Tensor, gradient: Tensor) -> tuple[float, float]:
+    """(mean over pairs of rows of (operand' · gradient)², the same with all cosines 1)."""
+    centred = operand - operand.mean(0)
+    centred = centred[:: max(1, len(centred) // OTHERS)]
+    found = (centred @ gradient.T).double().square().mean()
+    sizes = [float(x.double().square().sum(1).mean()) for x in (centred, gradient)]
+    return float(found), sizes[0] * sizes[1]
 
 
 def _skip_gradient(view: View, join: Join, gradient: Tensor, n: int) -> Measurement:

@@ -86,7 +86,7 @@ def head_weights(view: View) -> tuple[tuple[HeadWeights, ...], tuple[str, ...]]:
         found.append(
             HeadWeights(
                 component=tap.component, heads=tap.heads, query=query, key=key, value=value,
-                output=tap.projection, node=ends[-1].name,
+                output=tap.projection.detach().float(), node=ends[-1].name,
             )
         )  # fmt: skip
     return tuple(found), tuple(unknown)
@@ -120,7 +120,7 @@ def _port(start: object, heads: int, engine: ProgramEngine) -> Port | None:
     if not isinstance(node, fx.Node):
         return None
     constants = [a for a in node.all_input_nodes if a.op == "get_attr"]
-    weights = [engine.constants[a.name] for a in constants]
+    weights = [engine.constants[a.name].detach() for a in constants]
     weights = [w for w in weights if w.ndim == 2]
     read = [a for a in node.all_input_nodes if a.op != "get_attr"]
     if len(weights) != 1 or len(read) != 1:
@@ -156,14 +156,16 @@ def _moved(call: fx.Node, carrier: fx.Node, place: Tensor) -> Tensor:
 
 
 def _own_norms(node: fx.Node, engine: ProgramEngine) -> tuple[Norm, ...]:
+    """Norms between a projection and the sum, or the input, that it reads through them."""
     norms: list[Norm] = []
-    while True:
-        before = _before(node)
-        if len(before) != 1:
-            return tuple(norms)
+    while operation(node) != "add":
         norm = _norm(node, engine)
         norms += [norm] if norm is not None else []
+        before = _before(node)
+        if len(before) != 1:
+            break
         node = before[0]
+    return tuple(norms)
 
 
 def _writers(start: fx.Node, engine: ProgramEngine) -> dict[str, tuple[Norm, ...]]:
@@ -200,7 +202,7 @@ def _norm(node: fx.Node, engine: ProgramEngine) -> Norm | None:
     """The norm a call is, or the factor it puts on every channel."""
     name = operation(node)
     vectors = [
-        engine.constants[a.name].float()
+        engine.constants[a.name].detach().float()
         for a in node.all_input_nodes
         if a.op == "get_attr" and engine.constants[a.name].ndim == 1
     ]
