@@ -4,7 +4,7 @@
 width, f hidden width, h heads, v vocabulary.
 """
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 
@@ -112,3 +112,46 @@ def encoder(tokens: int, width: int, hidden: int, layers: int, outputs: int) -> 
     return (
         layers * (_attention(tokens, width) + 2 * tokens * width * hidden * 2) + 2 * width * outputs
     )
+
+
+def products_by_counting(left: str, right: str, out: str, sizes: dict[str, int]) -> int:
+    """2 x multiply-adds of a product of two tensors with named axes: every index tuple, counted."""
+    letters = sorted(set(left) | set(right) | set(out))
+    return sum(2 for _ in product(*(range(sizes[letter]) for letter in letters)))
+
+
+def convolution_by_counting(
+    image: tuple[int, ...], channels: int, kernel: int, *, groups: int, padding: int, stride: int
+) -> int:
+    """2 x multiply-adds of a square 2-d convolution, place by place, padding included."""
+    samples, inputs, height, width = image
+    count = 0
+    for _ in range(samples * channels):
+        for _ in range(0, height + 2 * padding - kernel + 1, stride):
+            for _ in range(0, width + 2 * padding - kernel + 1, stride):
+                count += inputs // groups * kernel * kernel
+    return 2 * count
+
+
+def recurrence_by_steps(
+    samples: int,
+    steps: int,
+    inputs: int,
+    hidden: int,
+    *,
+    gates: int,
+    layers: int,
+    directions: int = 1,
+    projection: int = 0,
+) -> tuple[int, int]:
+    """(all operations, those that wait for the step before) of a recurrent layer, step by step."""
+    total = waiting = 0
+    state = projection or hidden
+    for layer in range(layers):
+        entering = inputs if layer == 0 else state * directions
+        for _ in range(directions):
+            for step in range(steps):
+                own = gates * hidden * state + (hidden * projection if projection else 0)
+                total += 2 * samples * (gates * hidden * entering + own)
+                waiting += 2 * samples * own if step else 0
+    return total, waiting

@@ -1,10 +1,13 @@
 """Paths, cuts and edges of small graphs, by trying everything."""
 
+from collections.abc import Iterable, Iterator
 from itertools import combinations, pairwise
 from math import inf, prod
+from typing import Any
 
 import networkx as nx
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 from zsei.subject.reading import is_float, shape
 from zsei.subject.types import Subject
@@ -101,3 +104,55 @@ def _flows(node: fx.Node, argument: fx.Node) -> bool:
         return False
     looked_up = "embedding" in str(node.target) and node.args[1] is argument
     return is_float(argument) or not shape(argument) or looked_up
+
+
+def bytes_by_running(subject: Subject) -> dict[str, int]:
+    """Bytes each call really reads and writes for one batch: those of the tensors it is given and
+    of the one it makes; none where the result lies in the storage of an argument, and of a table
+    only as many rows as are looked up.
+    """
+    assert subject.program is not None
+    found: dict[str, int] = {}
+
+    class Weigher(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if n.op != "call_function":
+                return value
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            given = {id(t): t for t in tensors([*args, *kwargs.values()])}.values()
+            made = list(tensors([value]))
+            homes = {t.untyped_storage().data_ptr() for t in given}
+            if not made or all(t.untyped_storage().data_ptr() in homes for t in made):
+                return value
+            table = "embedding" in str(n.target)
+            read = list(given)[1:] + made if table else given
+            found[n.name] = sum(t.numel() * t.element_size() for t in [*read, *made])
+            return value
+
+    with torch.no_grad():
+        Weigher(subject.program.graph_module).run(*subject.calibration[0].inputs)
+    return found
+
+
+def tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Every tensor in nested lists and tuples."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors(value)
+
+
+def heaviest_chain_by_walking(subject: Subject, weight: dict[str, int]) -> int:
+    """Largest sum of weights along calls that read one another, by going back from every call."""
+    assert subject.program is not None
+    known: dict[fx.Node, int] = {}
+
+    def back(node: fx.Node) -> int:
+        if node not in known:
+            before = [back(argument) for argument in node.all_input_nodes]
+            known[node] = weight.get(node.name, 0) + max(before, default=0)
+        return known[node]
+
+    return max(back(node) for node in subject.program.graph_module.graph.nodes)
