@@ -72,11 +72,13 @@ def attention_by_loops(
     return weights
 
 
-def patterns_by_loops(weights: np.ndarray, real: np.ndarray | None) -> dict[str, np.ndarray]:
+def patterns_by_loops(
+    weights: np.ndarray, real: np.ndarray | None, delimiters: np.ndarray
+) -> dict[str, np.ndarray]:
     """Per sample and head, the mean over real queries of where the attention lies."""
     n, heads, queries, keys = weights.shape
     names = ("attention_entropy", "first_token_mass", "diagonal_mass", "previous_token_mass",
-             "attention_distance")  # fmt: skip
+             "attention_distance", "tiny_weight_share", "delimiter_mass")  # fmt: skip
     found = {name: np.zeros((n, heads)) for name in names}
     for a in range(n):
         rows = [i for i in range(queries) if real is None or real[a, i]]
@@ -86,7 +88,9 @@ def patterns_by_loops(weights: np.ndarray, real: np.ndarray | None) -> dict[str,
                 seen = [x for x in w if x > 0]
                 entropy = -sum(x * math.log(x) for x in seen) / math.log(max(len(seen), 2))
                 values = (entropy, w[0], w[i], w[i - 1] if i else 0.0,
-                          sum(w[j] * abs(i - j) for j in range(keys)))  # fmt: skip
+                          sum(w[j] * abs(i - j) for j in range(keys)),
+                          sum(x < 1 / (10 * len(seen)) for x in seen) / len(seen),
+                          sum(w[j] for j in range(keys) if delimiters[a, j]))  # fmt: skip
                 for name, value in zip(names, values, strict=True):
                     found[name][a, h] += value / len(rows)
     return found

@@ -6,9 +6,9 @@ from oracles.interpreter import all_values
 from oracles.statistics import attention_by_loops, patterns_by_loops
 from prepared import family, seeded, traced
 
+from zsei.trace.attention_evidence import SAMPLES as ATTENTION_SAMPLES
 from zsei.trace.attention_maps import AttentionCall, attention_weights, head_patterns
 from zsei.trace.engine import engine_for
-from zsei.trace.evidence import ATTENTION_SAMPLES
 from zsei.trace.taps import HeadTap, find_taps
 
 
@@ -36,8 +36,13 @@ def test_patterns_are_those_of_plain_loops(padded: bool) -> None:
     weights = weights / weights.sum(-1, keepdim=True)
     real = torch.ones(2, 5, dtype=torch.bool)
     real[1, 3:] = False
-    found = head_patterns(weights, real if padded else None)
-    expected = patterns_by_loops(weights.double().numpy(), real.numpy() if padded else None)
+    weights[0, :, 4, 1:] *= 1e-3
+    delimiters = torch.tensor([[True, False, False, True, False], [False] * 4 + [True]])
+    found = head_patterns(weights, real if padded else None, delimiters)
+    expected = patterns_by_loops(
+        weights.double().numpy(), real.numpy() if padded else None, delimiters.numpy()
+    )
+    assert float(found["tiny_weight_share"].max()) > 0
     assert set(found) == set(expected)
     for name, values in expected.items():
         assert torch.allclose(found[name].double(), torch.tensor(values), atol=1e-6), name
@@ -48,7 +53,7 @@ def test_patterns_of_known_attention() -> None:
     found = {name: float(value) for name, value in head_patterns(diagonal, None).items()}
     assert found == {
         "attention_entropy": 0.0, "first_token_mass": 0.25, "diagonal_mass": 1.0,
-        "previous_token_mass": 0.0, "attention_distance": 0.0,
+        "previous_token_mass": 0.0, "attention_distance": 0.0, "tiny_weight_share": 0.0,
     }  # fmt: skip
     uniform = torch.full((1, 1, 4, 4), 0.25)
     assert float(head_patterns(uniform, None)["attention_entropy"]) == pytest.approx(1)

@@ -11,13 +11,15 @@ from zsei.subject.types import Batch
 def finite_samples(value: Tensor, samples: int) -> Tensor:
     """Which samples of a value hold neither NaN nor infinity: bool [n].
 
-    Values that fold something into the first axis do so sample-major; one that no sample owns
-    (position embeddings) is every sample's.
+    Values that fold something into the first axis do so sample-major, some have positions first
+    ([t, n, c]); one that no sample owns (position embeddings) is every sample's.
 
     Args:
         value: Any value of a run; axis 0 is the sample, or a multiple of it.
         samples: How many samples n the batch has.
     """
+    if value.ndim > 2 and value.shape[0] % samples and value.shape[1] == samples:
+        value = value.transpose(0, 1)
     if value.ndim == 0 or value.shape[0] == 0 or value.shape[0] % samples:
         return value.isfinite().all().expand(samples)
     return value.isfinite().reshape(samples, -1).all(1)

@@ -16,8 +16,16 @@ from zsei.subject.objective import Objective, loss, readout
 from zsei.subject.objective import probes as draw
 from zsei.subject.screen import finite_samples
 from zsei.subject.types import Batch, Site
-from zsei.trace.attention_maps import AttentionCall, attention_weights, head_patterns
-from zsei.trace.edge_values import WHOLE_SAMPLES, Whole, WholeTaps, keep_gradients, keep_values
+from zsei.trace.activation_functions import FLAT, ActivationTap
+from zsei.trace.attention_evidence import AttentionEvidence, keep_attention
+from zsei.trace.edge_values import (
+    Whole,
+    WholeTaps,
+    joined_whole,
+    keep_gradients,
+    keep_values,
+    share_of,
+)
 from zsei.trace.engine import Engine
 from zsei.trace.groups import class_members, group_members
 from zsei.trace.responses import (
@@ -28,10 +36,7 @@ from zsei.trace.responses import (
 )
 from zsei.trace.rows import row_samples, take_rows
 from zsei.trace.stretches import stretches
-from zsei.trace.taps import HeadTap, Taps
-
-ATTENTION_SAMPLES = 4
-"""Samples per batch whose attention weights are recomputed."""
+from zsei.trace.taps import Taps
 
 
 @dataclass
@@ -94,20 +99,33 @@ class SiteEvidence:
 
 
 @dataclass
+class FlatRows:
+    """Where an activation function is flat, at a fixed sample of rows."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    """Bool [r, c]: |slope| is below `FLAT`."""
+    samples: list[Tensor] = field(default_factory=list)
+    """Sample each row belongs to, counted over all batches."""
+
+
+@dataclass
 class Evidence:
     """Everything one pass keeps."""
 
     values: dict[str, ValueEvidence] = field(default_factory=dict)
     sites: dict[tuple[str, str], SiteEvidence] = field(default_factory=dict)
     means: dict[tuple[str, str], Tensor] = field(default_factory=dict)
-    attention: dict[str, list[dict[str, Tensor]]] = field(default_factory=dict)
+    attention: dict[str, AttentionEvidence] = field(default_factory=dict)
+    """Attention -> what its heads look at."""
+    saturated: dict[str, FlatRows] = field(default_factory=dict)
+    """Node that leaves an activation function -> where the function is flat."""
     join_gradients: dict[str, Moments] = field(default_factory=dict)
     """"operand->join" -> Σ a · g of the loss, or its square over probes: exact for that edge."""
     samples: int = 0
     undefined: dict[tuple[str, str], set[int]] = field(default_factory=dict)
     """("value" or "gradient", node) -> samples on which it is NaN or infinite."""
-    whole: Whole = field(default_factory=Whole)
-    """What edges are worked out from: whole values of the first samples."""
+    whole: list[Whole] = field(default_factory=list)
+    """What edges are worked out from: whole values of some samples, by batch, then joined."""
 
 
 def collect_means(
@@ -167,9 +185,14 @@ def collect(
     generator = torch.Generator().manual_seed(seed)
     per_batch = max(2, rows // max(len(batches), 1))
     for number, batch in enumerate(batches):
-        _one_batch(engine, taps, objective, batch, probes, generator, per_batch, evidence, means)
+        kept_whole = share_of(number, len(batches))
+        _one_batch(
+            engine, taps, objective, batch, probes, generator, per_batch, evidence, means,
+            kept_whole,
+        )  # fmt: skip
         if progress is not None:
             progress((number + 1) / len(batches))
+    evidence.whole = [joined_whole(evidence.whole)]
     # Layers may have been run in another order.
     evidence.values = {n: evidence.values[n] for n in taps.values if n in evidence.values}
     for kept in evidence.values.values():
@@ -188,11 +211,14 @@ def joined(parts: list[Tensor]) -> Tensor:
 def _one_batch(
     engine: Engine, taps: Taps, objective: Objective, batch: Batch, probes: int,
     generator: torch.Generator, rows: int, evidence: Evidence,
-    means: Mapping[tuple[str, str], Tensor] | None,
+    means: Mapping[tuple[str, str], Tensor] | None, kept_whole: int,
 ) -> None:  # fmt: skip
     looked_at = {
-        name for tap in taps.attentions for name in (tap.query, tap.key, tap.mask) if name
-    }  # fmt: skip
+        name
+        for tap in taps.attentions
+        for name in (tap.query, tap.key, tap.value, tap.mask)
+        if name
+    } | {tap.source for tap in taps.activations}
     evidence.samples += batch.size
 
     def scalars(output: Tensor) -> list[Tensor]:
@@ -200,13 +226,19 @@ def _one_batch(
         found = [s.sum() for s in draw(objective, seen, batch, probes, generator)]
         return [*found, loss(objective, seen, batch).sum()] if objective.supervised else found
 
-    edges = taps.edges.taps if evidence.samples == batch.size else WholeTaps()
-    wanted = {*taps.values, *edges.values, *edges.gradients}
-    for stretch in stretches(engine, batch, wanted, looked_at, scalars):
+    edges = taps.edges.taps if kept_whole else WholeTaps()
+    evidence.whole.append(Whole())
+    wanted, shown = {*taps.values, *edges.gradients}, {*looked_at, *edges.values}
+    for stretch in stretches(engine, batch, wanted, shown, scalars):
         _keep_values(taps, stretch.made, batch, rows, evidence)
-        keep_values(evidence.whole, edges, stretch.made, batch, WHOLE_SAMPLES)
-        here = tuple(tap for tap in taps.attentions if tap.core in stretch.made)
-        _keep_attention(here, stretch.calls, batch, evidence)
+        keep_values(evidence.whole[-1], edges, stretch.calls, batch, kept_whole)
+        for tap in taps.attentions:
+            if tap.core in stretch.made:
+                kept = evidence.attention.setdefault(tap.component, AttentionEvidence())
+                with torch.no_grad():
+                    keep_attention(taps, tap, stretch.calls, batch, kept)
+        here = [tap for tap in taps.activations if tap.source in stretch.calls]
+        _keep_activations(here, stretch.calls, batch, rows, evidence)
         for number, found in enumerate(stretch.gradients):
             gradients = {name: g for name, g in found.items() if name not in taps.no_gradient}
             is_loss = number == probes
@@ -222,7 +254,7 @@ def _one_batch(
                 objective=objective,
             )
             if is_loss or (last and not objective.supervised):
-                keep_gradients(evidence.whole, edges, gradients, batch)
+                keep_gradients(evidence.whole[-1], edges, gradients, batch)
                 for name, gradient in gradients.items():
                     if name not in taps.values:
                         continue
@@ -275,25 +307,16 @@ def _keep_values(
                 )
 
 
-def _keep_attention(
-    attentions: tuple[HeadTap, ...], calls: Mapping[str, Tensor], batch: Batch, evidence: Evidence
-) -> None:
-    with torch.no_grad():
-        for tap in attentions:
-            call = AttentionCall(
-                query=calls[tap.query][:ATTENTION_SAMPLES],
-                key=calls[tap.key][:ATTENTION_SAMPLES],
-                mask=calls[tap.mask][:ATTENTION_SAMPLES] if tap.mask else None,
-                causal=tap.causal,
-                scale=tap.scale,
-            )
-            weights = attention_weights(call)
-            real = None
-            if batch.mask is not None and batch.mask.shape[1] == weights.shape[2]:
-                real = batch.mask[:ATTENTION_SAMPLES]
-            fits = real is not None and real.shape[0] == weights.shape[0]
-            patterns = head_patterns(weights, real if fits else None)
-            evidence.attention.setdefault(tap.component, []).append(patterns)
+def _keep_activations(
+    activations: Iterable[ActivationTap], calls: Mapping[str, Tensor], batch: Batch, rows: int,
+    evidence: Evidence,
+) -> None:  # fmt: skip
+    first = evidence.samples - batch.size
+    for tap in activations:
+        entered = take_rows(calls[tap.source], tap.axis, batch.mask, rows)
+        kept = evidence.saturated.setdefault(tap.node, FlatRows())
+        kept.rows.append(tap.slope(entered).abs() < FLAT)
+        kept.samples.append(first + row_samples(calls[tap.source], tap.axis, batch, rows))
 
 
 def _keep_gradients(

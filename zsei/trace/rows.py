@@ -48,7 +48,8 @@ def row_samples(value: Tensor, axis: int, batch: Batch, limit: int) -> Tensor:
     """Sample, counted from 0 within the batch, of each row that `take_rows` gives, [r].
 
     Values that fold something into the first axis do so sample-major, so k rows of it are one
-    sample's; a value without samples (position embeddings) belongs to the first.
+    sample's; where positions come first ([t, n, c]) samples are the second axis; a value without
+    samples (position embeddings) belongs to the first.
     """
     if value.ndim == 4 and axis == -1:
         lead = (value.shape[0], value.shape[2])
@@ -56,8 +57,10 @@ def row_samples(value: Tensor, axis: int, batch: Batch, limit: int) -> Tensor:
         lead = tuple(size for a, size in enumerate(value.shape) if a != axis % value.ndim)
     if not lead:
         return torch.zeros(1, dtype=torch.long)
-    first = row_indices(lead, batch.mask, limit)[0]
-    return first // max(1, lead[0] // batch.size)
+    indices = row_indices(lead, batch.mask, limit)
+    if lead[0] % batch.size and batch.size in lead[1:2]:
+        return indices[1]
+    return (indices[0] // max(1, lead[0] // batch.size)).clamp_max(batch.size - 1)
 
 
 def effective_rank(rows: Tensor, *, standardise: bool = False) -> tuple[float, int]:

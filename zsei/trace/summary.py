@@ -113,10 +113,10 @@ def summarise(
     for join in taps.joins:
         measurements[join.component] |= {m.name: m for m in _join_measurements(join, rows)}
     for tap in taps.attentions:
-        patterns = evidence.attention.get(tap.component)
+        kept = evidence.attention.get(tap.component)
         for index, head in enumerate(tap.heads):
-            if patterns:
-                found = pattern_measurements(patterns, index)
+            if kept is not None:
+                found = pattern_measurements(kept.patterns, index)
                 measurements[head] |= {m.name: m for m in found}
     units = {}
     for site in anatomy.sites:

@@ -1,12 +1,14 @@
 """Which values of a program to look at, worked out once per subject."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, fx
 
 from zsei.subject.blocks import is_linear
 from zsei.subject.reading import ATTENTION, Ancestry, Residual, find_residuals, operation
 from zsei.subject.types import Site, Subject
+from zsei.trace.activation_functions import ActivationTap, find_activations
 from zsei.trace.edge_plan import EdgePlan, plan_edges
 from zsei.trace.interpreter import ProgramEngine
 
@@ -35,6 +37,8 @@ class HeadTap:
     heads: tuple[str, ...]
     projection: Tensor | None
     """Output projection by head [h, d, c]; None when no single linear reads the heads."""
+    value: str = ""
+    """Node of the values; "" when they are not looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,11 @@ class Taps:
     attentions: tuple[HeadTap, ...] = ()
     edges: EdgePlan = field(default_factory=EdgePlan)
     """Writers and readers of the residual stream."""
+    activations: tuple[ActivationTap, ...] = ()
+    tokens: int | None = None
+    """Which input holds token ids, where the tokenizer tells delimiters."""
+    delimiters: frozenset[int] = frozenset()
+    """Ids of special and punctuation tokens."""
     no_gradient: frozenset[str] = frozenset()
     """Values whose gradient is not looked at, because it is undefined."""
 
@@ -105,10 +114,35 @@ def find_taps(subject: Subject, engine: object) -> Taps:
         for tap in attentions
         if tap.projection is not None
     }
+    seen = [
+        nodes[name]
+        for tap in attentions
+        for name in (tap.query, tap.key, tap.value, tap.mask)
+        if name and tap.component in heads
+    ]
     return Taps(
         values=values, writers=writers, sites=anatomy.sites, joins=joins, attentions=attentions,
-        edges=plan_edges(anatomy, ancestry, engine, [join.node for join in joins], heads),
+        edges=plan_edges(anatomy, ancestry, engine, [join.node for join in joins], heads, seen),
+        activations=find_activations(subject.program, anatomy),
+        tokens=_token_input(subject), delimiters=delimiter_ids(subject.tokenizer),
     )  # fmt: skip
+
+
+def delimiter_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the special tokens and of plain punctuation; empty without a tokenizer."""
+    if tokenizer is None:
+        return frozenset()
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    named = tokenizer.convert_tokens_to_ids([*".,;:!?", "Ċ", "\n", "<0x0A>"])
+    return frozenset(i for i in (*tokenizer.all_special_ids, *named) if i is not None) - {unknown}
+
+
+def _token_input(subject: Subject) -> int | None:
+    """Number of the input that the tokenizer's ids go into; the encoder's, where there are two."""
+    names = subject.input_names
+    if subject.tokenizer is None or "input_ids" not in names:
+        return None
+    return names.index("input_ids")
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -132,7 +166,7 @@ def _attention(
     core = nodes[site.node]
     if operation(core) not in ATTENTION:
         return None
-    query, key = core.args[0], core.args[1]
+    query, key, value = core.args[0], core.args[1], core.args[2]
     assert isinstance(query, fx.Node)
     assert isinstance(key, fx.Node)
     mask = core.args[3] if len(core.args) > 3 else core.kwargs.get("attn_mask")
@@ -147,6 +181,7 @@ def _attention(
         causal=bool(causal),
         scale=float(scale) if isinstance(scale, int | float) else None,
         heads=site.unit_ids,
+        value=value.name if isinstance(value, fx.Node) else "",
         projection=_projection(site, core, [nodes[name] for name in owned], engine),
     )
 
