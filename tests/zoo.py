@@ -684,11 +684,11 @@ def _copy_head(source: Attention, target: Attention, original: int, copy: int) -
 def copied_head_of_another_layer(planted: bool = True) -> Planted:
     """Head 1 of block 1 is a copy of head 1 of block 0, in a stream that hardly changes between."""
     model = _transformer()
-    for number in range(3):
-        block = _block(model, number)
-        block.attention.output.weight *= 0.3
-        block.mlp.down.weight *= 0.3
     if planted:
+        for number in range(3):
+            block = _block(model, number)
+            block.attention.output.weight *= 0.3
+            block.mlp.down.weight *= 0.3
         _copy_head(_block(model, 0).attention, _block(model, 1).attention, 1, 1)
     return Planted(model, SEQUENCES, "redundant-heads", "blocks.1/head.1")
 
@@ -710,9 +710,9 @@ def semantic_twins(planted: bool = True) -> Planted:
     """Heads 1 and 3 of block 2 write far apart, but into what the read-out cannot tell apart."""
     model = _transformer()
     block, size = _block(model, 2), WIDTH // HEADS
-    # Only the read-out is to see what the attention of the last block writes.
-    block.mlp.down.weight *= 0.01
     if planted:
+        # Only the read-out is to see what the attention of the last block writes.
+        block.mlp.down.weight *= 0.01
         seen = torch.linalg.pinv(model.head.weight) @ model.head.weight
         attention = block.attention
         _copy_head(attention, attention, 1, 3)
@@ -728,8 +728,8 @@ def conflicting_heads(planted: bool = True) -> Planted:
     """Head 3 of block 1 writes minus nine tenths of what head 1 writes."""
     model = _transformer()
     attention, size = _block(model, 1).attention, WIDTH // HEADS
-    attention.output.weight[:, size : 2 * size] *= 2
     if planted:
+        attention.output.weight[:, size : 2 * size] *= 2
         _copy_head(attention, attention, 1, 3)
         attention.output.weight[:, 3 * size :] *= -0.9
     return Planted(model, SEQUENCES, "interaction-bottleneck", "blocks.1/head.3")
