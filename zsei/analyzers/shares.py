@@ -79,8 +79,8 @@ def criticality_shares(analysis: Analysis) -> dict[str, float]:
 def sampled_shares(analysis: Analysis) -> dict[str, Tensor]:
     """Working part -> its additive effect per sample [n] over the mean summed effect of all.
 
-    Only parts that were ablated exactly, and only when all were: the mean over samples is then the
-    criticality share, and its spread that of the share.
+    Only parts that were ablated exactly, and only when all were. For relative L2 these are means of
+    squares where criticality shares take squares of means, so they weigh rare large effects more.
     """
     effects, wanted = analysis.importance.effects, criticality_shares(analysis)
     if not wanted or any(part not in effects for part in wanted):

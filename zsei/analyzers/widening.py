@@ -35,7 +35,8 @@ MOST_DIRECTIONS = 32
 ROWS_PER_DIRECTION = 4
 """Fewest fitted rows for each direction."""
 NOTHING = 1e-6
-"""Share of the variance of what enters below which none of it counts as lost."""
+"""Share of the variance of what enters below which none of it counts as lost; and a loss at which
+nothing is left to gain."""
 MIN_GAIN = 0.05
 """Relative fall of the loss from which the lost directions are missed."""
 
@@ -217,7 +218,12 @@ def _slope(analysis: Analysis, place: _Place, lost: list[Tensor], path: Tensor) 
 
 def _judge(plain: Tensor, widened: Tensor, narrow: str, directions: int) -> Check:
     base = float(plain.mean())
-    gains = (plain - widened) / base if base > 0 else torch.zeros_like(plain)
+    if base <= NOTHING:
+        return Check(
+            name="widening", outcome="disagrees",
+            message=f"There is nothing to gain: the loss is {number(base)} as it is.",
+        )  # fmt: skip
+    gains = (plain - widened) / base
     mean = float(gains.mean())
     low, high = bounds(gains)
     evidence = (
