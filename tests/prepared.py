@@ -1,6 +1,7 @@
 """Subjects for tests: the small families prepared once, and any small model by hand."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from zsei.analyzers.context import Analysis
 from zsei.graph.build import build_graph
-from zsei.importance.ranking import rank
+from zsei.importance.ranking import Importance, rank
 from zsei.measures import MEASURES
 from zsei.settings import Settings
 from zsei.subject.anatomy import read_anatomy
@@ -18,7 +19,7 @@ from zsei.subject.prepare import prepare
 from zsei.subject.program import export, frozen_twin, model_hash
 from zsei.subject.types import Batch, ModelSource, Subject
 from zsei.trace.engine import engine_for
-from zsei.trace.run import trace
+from zsei.trace.run import output_difference, trace
 from zsei.trace.summary import Trace
 
 SMALL = Settings(batch_size=6, samples=16, ablation_sample=8, probes=2, seed=0)
@@ -90,3 +91,24 @@ def analysed(subject: Subject, settings: Settings = SMALL) -> Analysis:
 def seeded(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
     """Random numbers that are the same in every run."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@cache
+def measured_only(name: str) -> Analysis:
+    """A family's analysis without exact ablations and measures: every effect is predicted."""
+    subject = family(name)
+    engine = engine_for(subject)
+    measured = trace(subject, SMALL, engine=engine, clock=False)
+    measured = replace(measured, output_difference=output_difference(subject, engine))
+    scores = {key: tuple(units.sensitivity.tolist()) for key, units in measured.units.items()}
+    batches = subject.calibration
+    return Analysis(
+        subject=subject,
+        engine=engine,
+        trace=measured,
+        flow=build_graph(subject, measured),
+        importance=Importance(
+            checks=(), rankings=(), measurements={}, scores=scores, batches=batches
+        ),
+        settings=SMALL,
+    )

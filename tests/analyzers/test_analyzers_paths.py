@@ -17,7 +17,7 @@ from oracles.paths import (
     lengths_by_trying,
     percentile_by_counting,
 )
-from prepared import SMALL, analysed, family, traced
+from prepared import SMALL, analysed, family, measured_only, traced
 from scipy.stats import chisquare
 from zoo import Planted, loud_unread_route, one_true_path
 
@@ -145,7 +145,7 @@ def test_sets_share_runs_and_still_do_what_whole_runs_do(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_parts_of_paths_are_branches_that_not_every_path_crosses(name: str) -> None:
-    analysis = analysed(family(name))
+    analysis = measured_only(name)
     parts = removable_parts(analysis)
     assert not set(parts) & set(dominators(analysis.flow))
     for node, target in parts.items():
@@ -158,7 +158,7 @@ def test_parts_of_paths_are_branches_that_not_every_path_crosses(name: str) -> N
 
 
 def test_one_chain_has_no_other_path() -> None:
-    analysis = analysed(family("mlp"))
+    analysis = measured_only("mlp")
     assert removable_parts(analysis) == {}
     assert list(CriticalPathEffect().find(analysis)) == []
     findings = list(CriticalPathInformation().find(analysis))
@@ -242,7 +242,7 @@ def test_the_numbers_of_a_check_against_whole_runs_of_every_path() -> None:
 
 
 def test_too_few_other_paths_cannot_tell() -> None:
-    analysis = analysed(family("vit"), SMALL)
+    analysis = measured_only("vit")
     [path] = CriticalPathEffect().find(analysis)
     few = replace(analysis, settings=SMALL.model_copy(update={"random_paths": 5}))
     [check] = path_checks(few, [path], out_of_time=lambda: False).values()
@@ -251,7 +251,7 @@ def test_too_few_other_paths_cannot_tell() -> None:
 
 
 def test_a_spent_budget_and_a_setting_of_zero_say_so() -> None:
-    analysis = analysed(family("vit"))
+    analysis = measured_only("vit")
     [path] = CriticalPathEffect().find(analysis)
     [late] = path_checks(analysis, [path], out_of_time=lambda: True).values()
     assert (late.outcome, "budget" in late.message) == ("inconclusive", True)

@@ -1,5 +1,6 @@
 """Paths and their effects, by trying everything and running everything whole."""
 
+import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 
@@ -78,3 +79,11 @@ def heaviest_by_trying(
         crossed = [weight[node] for node in path if node in weight]
         found[len(crossed)] = max(found.get(len(crossed), float("-inf")), sum(crossed))
     return found
+
+
+def percentile_interval(values: Sequence[float], confidence: float) -> tuple[float, float]:
+    """Percentile bootstrap of the mean, one resample after the other."""
+    draw = random.Random(1)
+    means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(4000))
+    outside = round((1 - confidence) / 2 * len(means))
+    return means[outside], means[-outside - 1]
