@@ -206,4 +206,57 @@ def trained_vit() -> Made:
     return model, {"pixel_values": test_x, "labels": test_y}
 
 
-TRAINED = {"gpt2": trained_gpt2, "llama": trained_llama, "cnn": trained_cnn, "vit": trained_vit}
+LAGS, STEPS, SEASON = 48, 12, 12
+"""Steps a forecaster sees, steps it forecasts, and the period of the season in the data."""
+
+
+@lru_cache(maxsize=1)
+def seasonal_series() -> tuple[Tensor, Tensor]:
+    """(training [t, 3], held-out [t, 3]): a season of 12 steps, a slow drift, and noise."""
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(1600, dtype=torch.float32)[:, None]
+    phase = torch.tensor([0.0, 1.0, 2.5])
+    season = torch.sin(2 * torch.pi * time / SEASON + phase) * torch.tensor([1.0, 0.6, 1.4])
+    drift = 0.05 * torch.randn(1600, 3, generator=generator).cumsum(0)
+    series = season + drift + 0.2 * torch.randn(1600, 3, generator=generator)
+    return series[:1200], series[1200:]
+
+
+def windows(series: Tensor, step: int = 1) -> tuple[Tensor, Tensor]:
+    """(past [n, lags, v], future [n, steps, v]) of a series [t, v]."""
+    found = series.unfold(0, LAGS + STEPS, step).transpose(1, 2)
+    return found[:, :LAGS], found[:, LAGS:]
+
+
+def _train_forecaster(model: nn.Module) -> None:
+    past, future = windows(seasonal_series()[0])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, total_steps=6 * 18)
+    for rows in _batches(len(past), 6):
+        loss = model(past_values=past[rows], future_values=future[rows]).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+
+
+def trained_patchtst() -> Made:
+    """A PatchTST, 2 layers of 4 heads on patches of 8 steps; it forecasts a season of 12 steps."""
+    from transformers import PatchTSTConfig, PatchTSTForPrediction
+
+    config = PatchTSTConfig(num_input_channels=3, context_length=LAGS, patch_length=8,
+                            patch_stride=8, prediction_length=STEPS, d_model=32,
+                            num_attention_heads=4, num_hidden_layers=2, ffn_dim=64,
+                            attention_dropout=0.0, positional_dropout=0.0, path_dropout=0.0,
+                            ff_dropout=0.0, head_dropout=0.0)  # fmt: skip
+    model = _seeded(lambda: PatchTSTForPrediction(config))
+    training, held_out = seasonal_series()
+    _cached("patchtst", model, training, _train_forecaster)
+    past, future = windows(held_out, step=5)
+    return model, {"past_values": past, "future_values": future}
+
+
+TRAINED = {
+    "gpt2": trained_gpt2, "llama": trained_llama, "cnn": trained_cnn, "vit": trained_vit,
+    "patchtst": trained_patchtst,
+}  # fmt: skip

@@ -49,13 +49,13 @@ class Attention(nn.Module):
         super().__init__()
         self.query, self.key, self.value, self.output = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         n, t, _ = x.shape
         q, k, v = (
             part(x).view(n, t, HEADS, -1).transpose(1, 2)
             for part in (self.query, self.key, self.value)
         )
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.output(mixed.transpose(1, 2).reshape(n, t, WIDTH))
 
 
@@ -78,8 +78,8 @@ class Block(nn.Module):
         self.norm1, self.attention = nn.LayerNorm(WIDTH), Attention()
         self.norm2, self.mlp = nn.LayerNorm(WIDTH), Mlp(hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), seen)
         return x + self.mlp(self.norm2(x))
 
 
@@ -294,7 +294,7 @@ def _transformer(*hidden: int) -> Transformer:
     return model
 
 
-def _block(model: Transformer, number: int) -> Block:
+def _block(model: "Transformer | Decoder", number: int) -> Block:
     block = model.blocks[number]
     assert isinstance(block, Block)
     return block
@@ -336,6 +336,16 @@ def faint_head(planted: bool = True) -> Planted:
         size = WIDTH // HEADS
         attention.output.weight[:, 2 * size : 3 * size] *= 0.02
     return Planted(model, SEQUENCES, "low-effect", "blocks.0/head.2")
+
+
+@torch.no_grad()
+def loud_head(planted: bool = True) -> Planted:
+    """What head 2 of block 1 writes is eight times what the others write."""
+    model = _transformer()
+    if planted:
+        size = WIDTH // HEADS
+        _block(model, 1).attention.output.weight[:, 2 * size : 3 * size] *= 8
+    return Planted(model, SEQUENCES, "criticality", "blocks.1/head.2")
 
 
 @torch.no_grad()
@@ -627,7 +637,7 @@ class Branches(nn.Module):
         super().__init__()
         self.first = nn.Linear(16, WIDTH)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(READ, 16), nn.ReLU(), nn.Linear(16, WIDTH))
+            nn.Sequential(nn.Linear(READ, 16), nn.Tanh(), nn.Linear(16, WIDTH))
             for _ in range(blocks)
         )
         self.head = nn.Linear(READ, 6)
@@ -648,7 +658,7 @@ def _branches(loud: slice | None) -> Branches:
         assert isinstance(block, nn.Sequential)
         down = block[2]
         assert isinstance(down, nn.Linear)
-        down.weight *= 0.1
+        down.weight *= 0.3
         down.bias.zero_()
         if number == 11:
             down.weight *= 0.01 if loud is None else 0
@@ -778,8 +788,8 @@ class Towers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        left, right = (tower[1](F.relu(tower[0](x))) for tower in (self.left, self.right))
-        return self.read(F.relu(left + right))
+        left, right = (tower[1](tower[0](x).tanh()) for tower in (self.left, self.right))
+        return self.read((left + right).tanh())
 
 
 @torch.no_grad()
@@ -787,13 +797,150 @@ def twin_towers(planted: bool = True) -> Planted:
     """The right tower is a copy of the left one."""
     model = _seeded(Towers)
     assert isinstance(model, Towers)
+    # So small that tanh stays in its linear range, where the towers do not meddle with each other.
+    for weight in (model.stem.weight, *model.left.parameters(), *model.right.parameters()):
+        weight *= 0.4
     if planted:
         model.right.load_state_dict(model.left.state_dict())
     return Planted(model, POINTS, "redundant-paths", "right.1")
 
 
+LONG = 32
+TOKENS = 96
+
+
+class Decoder(nn.Module):
+    """Blocks over tokens that look back `window` positions at most, and a head on the stream."""
+
+    def __init__(self, window: int, blocks: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(TOKENS, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, TOKENS)
+        distance = torch.arange(LONG)[:, None] - torch.arange(LONG)[None]
+        self.register_buffer("seen", (distance >= 0) & (distance < window))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, self.seen[None, None, : tokens.shape[1], : tokens.shape[1]])
+        return self.head(self.norm(x))
+
+
+def _tokens() -> Tensor:
+    generator = torch.Generator().manual_seed(6)
+    return torch.randint(2, TOKENS, (SAMPLES, LONG), generator=generator)
+
+
+@torch.no_grad()
+def short_sighted(planted: bool = True) -> Planted:
+    """A decoder of one block that sees four tokens, its own included."""
+    model = _seeded(lambda: Decoder(4 if planted else LONG, 1))
+    assert isinstance(model, Decoder)
+    attention = _block(model, 0).attention
+    # Sharp attention and loud values: a far token, once seen, counts as much as a near one.
+    attention.query.weight *= 6
+    attention.output.weight *= 6
+    return Planted(model, _tokens(), "context-bottleneck", "embed")
+
+
+@torch.no_grad()
+def crowded_head(planted: bool = True) -> Planted:
+    """32 directions, all in use, for 96 tokens; the twin's stream has four directions."""
+    model = _seeded(lambda: Decoder(LONG, 1))
+    assert isinstance(model, Decoder)
+    if not planted:
+        basis = torch.linalg.qr(_random(WIDTH, 4, seed=7)).Q
+        onto = basis @ basis.T
+        block = _block(model, 0)
+        model.embed.weight.copy_(model.embed.weight @ onto)
+        for writer in (block.attention.output, block.mlp.down):
+            writer.weight.copy_(onto @ writer.weight)
+            writer.bias.copy_(onto @ writer.bias)
+    return Planted(model, _tokens(), "vocabulary-bottleneck", "head")
+
+
+class Pictures(nn.Module):
+    """Two convolutions over images of 16 x 16, with a pool before or behind the first."""
+
+    def __init__(self, early: bool) -> None:
+        super().__init__()
+        self.early = early
+        self.pool = nn.AvgPool2d(4)
+        self.first, self.second = nn.Conv2d(3, 12, 3, 1, 1), nn.Conv2d(12, 24, 3, 2, 1)
+        self.head = nn.Linear(24, 6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.early:
+            images = self.pool(images)
+        x = F.relu(self.second(F.relu(self.first(images))))
+        return self.head(x.square().mean((2, 3)))
+
+
+def early_pool(planted: bool = True) -> Planted:
+    """Images are averaged over 4 x 4 pixels before anything is read from them."""
+    model = _seeded(lambda: Pictures(planted))
+    return Planted(model, _random(SAMPLES, 3, 16, 16, seed=8), "resolution-bottleneck", "pool")
+
+
+class Forecaster(nn.Module):
+    """A linear forecast of eight steps from the last `used` of 32, the same for each series."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__()
+        self.used = used
+        self.read, self.write = nn.Linear(used, 16), nn.Linear(16, 8)
+
+    def forward(self, series: Tensor) -> Tensor:
+        past = series[:, -self.used :].transpose(1, 2)
+        return self.write(torch.tanh(self.read(past))).transpose(1, 2)
+
+
+def forgetful_forecaster(planted: bool = True) -> Planted:
+    """A forecaster that reads the last eight of 32 steps."""
+    model = _seeded(lambda: Forecaster(8 if planted else 32))
+    series = 3 * _random(SAMPLES, 32, 2, seed=9)
+    return Planted(model, series, "horizon-bottleneck", "input.series")
+
+
+@torch.no_grad()
+def saturated_units(planted: bool = True) -> Planted:
+    """Eight of the first layer's units get a bias that holds tanh at its ends."""
+    model = _seeded(lambda: Chain(16, 24, 24, 6, activation=torch.tanh))
+    assert isinstance(model, Chain)
+    if planted:
+        first = model.layers[0]
+        assert isinstance(first, nn.Linear)
+        first.bias[3:7] = 12.0
+        first.bias[7:11] = -12.0
+    return Planted(model, POINTS, "saturated-units", "layers.0")
+
+
+class Rooted(nn.Module):
+    """A root in front of the middle layer: of its input as it is, or of what is positive of it."""
+
+    def __init__(self, clamped: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.read, self.clamped = nn.Linear(16, 6), clamped
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x[:, :1].clamp_min(0.1) if self.clamped else x[:, :1]
+        x = F.relu(self.layers[0](x)) * size.sqrt()
+        return self.read(F.relu(self.layers[1](x)))
+
+
+def undefined_root(planted: bool = True) -> Planted:
+    """The root of a number that is negative on every fourth sample."""
+    model = _seeded(lambda: Rooted(not planted))
+    data = POINTS.clone()
+    data[:, 0] = data[:, 0].abs() + 0.1
+    data[::4, 0] *= -1
+    return Planted(model, data, "undefined-values", "layers.1")
+
+
 ZOO = (
-    duplicated_head, idle_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
+    duplicated_head, idle_head, loud_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
     identity_layer, rank_pinch, low_rank_weight, vanishing_gradient, exploding_gradient, busy_idler,
     slow_idler, memory_hog,
     one_true_path, loud_unread_route, useless_width, attention_hog, artificial_pinch, necessary_pinch,
@@ -801,4 +948,6 @@ ZOO = (
     dead_channels, identity_convolutions, unread_branch,
     copied_head_of_another_layer, harmless_copies, semantic_twins, conflicting_heads,
     relay_of_heads, idle_skip, twin_towers,
+    short_sighted, crowded_head, early_pool, forgetful_forecaster,
+    saturated_units, undefined_root,
 )  # fmt: skip

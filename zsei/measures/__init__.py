@@ -6,11 +6,14 @@ from zsei.errors import UsageError
 from zsei.measures.activations import ActivationProfile
 from zsei.measures.attention_consistency import AttentionConsistency
 from zsei.measures.attention_memory import AttentionMemory
+from zsei.measures.attention_to_mlp import AttentionToMlp
 from zsei.measures.component_similarity import ComponentSimilarity
 from zsei.measures.concept_similarity import ConceptSimilarity
 from zsei.measures.context_length import ContextLength
 from zsei.measures.contribution_alignment import ContributionAlignment
 from zsei.measures.data_groups import DataGroups
+from zsei.measures.edge_attribution import EdgeAttribution
+from zsei.measures.flow_routes import FlowRoutes
 from zsei.measures.gradient_noise import GradientNoise
 from zsei.measures.gradient_paths import GradientPaths
 from zsei.measures.gradient_profile import GradientProfile
@@ -57,6 +60,9 @@ MEASURES: tuple[Measure, ...] = (
     ContributionAlignment(),
     ConceptSimilarity(),
     ResidualEffectiveness(),
+    AttentionToMlp(),
+    FlowRoutes(),
+    EdgeAttribution(),
     NormImpact(),
     # texts
     TokenFlow(),
