@@ -142,9 +142,10 @@ def integrated_effects(
     found = []
     for edge in edges:
         changes = _changes(engine, plan, whole, at, edge)
-        total = torch.zeros(batch.size)
+        slopes: list[Tensor] = []
         for number in range(steps):
-            step = torch.full((batch.size,), (number + 0.5) / steps, requires_grad=True)
+            step = torch.full((batch.size,), (number + 0.5) / steps, dtype=clean.dtype)
+            step.requires_grad_()
             with torch.enable_grad():
                 watch = {c.node: _adding(c, _along(step, c, batch.size)) for c in changes}
                 seen = readout(objective, engine.run(batch, watch), batch)
@@ -153,8 +154,8 @@ def integrated_effects(
                     if objective.supervised
                     else divergence(objective, seen, clean, batch)
                 )
-                total += torch.autograd.grad(value.sum(), step)[0] / steps
-        found.append(total)
+                slopes.append(torch.autograd.grad(value.sum(), step)[0])
+        found.append(torch.stack(slopes).mean(0))
     return found
 
 
@@ -169,7 +170,10 @@ def check_edges(
     count: int = FEWEST_EDGES,
     least: float = 0.7,
 ) -> Check:
-    """Whether the scores order edges as exchanging them does, on a sample of edges.
+    """Whether the scores order edges by size as exchanging them does, on a sample of edges.
+
+    With labels sizes are compared without their signs: where an exchange is large, the second order
+    decides whether it helps or harms, and `integrated_effects` is the one to ask.
 
     Args:
         engine: Runs the model.
@@ -192,7 +196,7 @@ def check_edges(
     exact = exact_edge_effects(engine, plan, objective, batches, keys, means=means)
     if objective.supervised:
         truth = [float(e.loss_increase.mean()) for e in exact if e.loss_increase is not None]
-        guess = [e.attribution for e in chosen]
+        guess, truth = [abs(e.attribution) for e in chosen], [abs(t) for t in truth]
     else:
         truth = [float(e.divergence.mean()) for e in exact]
         square = torch.tensor([e.attribution for e in chosen]).square()

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from zsei.subject.reading import Ancestry
 from zsei.subject.types import Anatomy
@@ -33,6 +33,7 @@ def plan_edges(
     engine: ProgramEngine,
     joins: Iterable[str],
     heads: Mapping[str, tuple[str, tuple[str, ...], Tensor]],
+    attended: Iterable[fx.Node] = (),
 ) -> EdgePlan:
     """Find the streams and their readers, or the edges of a program that has none.
 
@@ -42,11 +43,12 @@ def plan_edges(
         engine: Has the weights.
         joins: Nodes that add a branch to the stream.
         heads: Attention -> (node of its heads, their ids, output projection [h, w, d]).
+        attended: Queries, keys, values and masks to keep beside.
     """
     stream = find_stream(anatomy, ancestry.nodes, engine.constants, tuple(joins), heads)
     readers, notes = find_readers(anatomy, ancestry, engine.constants, stream, engine.output)
     if readers:
-        taps = whole_taps(stream, readers)
+        taps = whole_taps(stream, readers, attended)
         return EdgePlan(stream=stream, readers=readers, taps=taps, notes=notes)
     edges = find_program_edges(anatomy, ancestry, engine.output)
     return EdgePlan(program_edges=edges, taps=program_taps(edges))

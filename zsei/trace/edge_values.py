@@ -5,14 +5,15 @@ its own over a batch. Everything is turned into rows [N, c]: N = samples x posit
 so that rows of one stream fit each other whatever shape the program gives them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from zsei.subject.objective import Objective, loss, readout
 from zsei.subject.objective import probes as draw
+from zsei.subject.reading import shape
 from zsei.subject.types import Batch
 from zsei.trace.edge_readers import Reader
 from zsei.trace.edge_stream import Stream, Writer
@@ -48,9 +49,14 @@ class Whole:
     """Shapes of nodes whose values are not kept."""
 
 
-def whole_taps(stream: Stream, readers: Sequence[Reader]) -> WholeTaps:
-    """What the edges of a stream need."""
-    values: dict[str, int | None] = {reader.place: 0 for reader in readers}
+def whole_taps(
+    stream: Stream, readers: Sequence[Reader], attended: Iterable[fx.Node] = ()
+) -> WholeTaps:
+    """What the edges of a stream need, and what its attentions saw."""
+    values: dict[str, int | None] = {node.name: 0 if shape(node)[0] > 1 else None
+                                     for node in attended}  # fmt: skip
+    values |= {reader.place: 0 for reader in readers}
+    values |= {name: 0 for name, place in stream.places.items() if place.kind == "sum"}
     values |= {n.watched: 0 for n in stream.norms.values() if n.watched is not None}
     values |= {w.node: None if w.shared else 0 for w in stream.writers if w.node is not None}
     gradients = {e.node: int(e.time_first) for reader in readers for e in reader.entries}
@@ -159,9 +165,7 @@ def whole_run(
 
     def tape(name: str):
         def see(value: Tensor) -> Tensor | None:
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                return None
-            if not value.requires_grad:
+            if not value.requires_grad and value.is_floating_point():
                 value = value.detach().requires_grad_()
             alive[name] = value
             return value
