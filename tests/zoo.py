@@ -802,7 +802,7 @@ def twin_towers(planted: bool = True) -> Planted:
         weight *= 0.4
     if planted:
         model.right.load_state_dict(model.left.state_dict())
-    return Planted(model, POINTS, "redundant-paths", "right.1")
+    return Planted(model, POINTS, "redundant-paths", "right.1", samples=4 * SAMPLES)
 
 
 LONG = 32
@@ -940,9 +940,9 @@ def undefined_root(planted: bool = True) -> Planted:
 
 
 ZOO = (
-    duplicated_head, idle_head, loud_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
+    duplicated_head, idle_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
     identity_layer, rank_pinch, low_rank_weight, vanishing_gradient, exploding_gradient, busy_idler,
-    slow_idler, memory_hog,
+    slow_idler, memory_hog, loud_head,
     one_true_path, loud_unread_route, useless_width, attention_hog, artificial_pinch, necessary_pinch,
     specialist, idle_second_call, unrolled_loop, recurrent_loop, low_rank_convolution,
     dead_channels, identity_convolutions, unread_branch,
