@@ -57,11 +57,13 @@ def within(pairs: Pairs, group: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def profiles(analysis: Analysis, fewest: int = 4) -> dict[tuple[str, str], float]:
-    """route_similarity: (part, part) -> cosine of what their readers take from each, 0 to 1.
+    """route_similarity: (part, part) -> correlation over readers of what they take from each.
 
-    A profile is |attribution| per reader and port where writer-reader edges are known, else the
-    composition scores above chance with every later head. Pairs that share fewer than `fewest`
-    possible readers are left out.
+    Formula: t_w[r] = |attribution| of writer w in reader and port r where writer-reader edges are
+    known, else the composition score above chance with later head and kind r; divided by its mean
+    over all writers, for a reader that takes much takes it from everybody. route_similarity is the
+    correlation of t_a and t_b over what both could serve. Pairs that could serve fewer than
+    `fewest` readers are left out.
     """
     served: dict[str, dict[tuple[str, str], float]] = {}
     for edge in analysis.trace.edges:
@@ -70,18 +72,22 @@ def profiles(analysis: Analysis, fewest: int = 4) -> dict[tuple[str, str], float
         for kind in ("q", "k", "v"):
             for (a, b), value in pairs_of(matrix_named(analysis, f"{kind}_composition")).items():
                 served.setdefault(a, {})[b, kind] = max(value, 0.0)
+    found: dict[tuple[str, str], float] = {}
+    if len(served) < 2:
+        return found
     writers = sorted(served)
     readers = sorted({reader for profile in served.values() for reader in profile})
     taken = np.array([[served[w].get(r, np.nan) for r in readers] for w in writers])
-    known = ~np.isnan(taken)
-    taken = np.nan_to_num(taken)
-    # Of each pair, only readers that both could serve are compared.
-    product, size = taken @ taken.T, taken**2 @ known.T.astype(float)
-    possible = known.astype(float) @ known.T
-    ports = len(readers) / max(len({reader for reader, _ in readers}), 1)
-    bottom = np.sqrt(size * size.T)
-    return {
-        (a, b): float(product[i, j] / bottom[i, j])
-        for (i, a), (j, b) in combinations(enumerate(writers), 2)
-        if possible[i, j] >= fewest * ports and bottom[i, j] > 0
-    }
+    typical = np.nanmean(taken, 0)
+    taken = taken[:, typical > 0] / typical[typical > 0]
+    ports = len(readers) / len({reader for reader, _ in readers})
+    for (i, a), (j, b) in combinations(enumerate(writers), 2):
+        both = taken[[i, j]]
+        both = both[:, ~np.isnan(both).any(0)]
+        if both.shape[1] < fewest * ports:
+            continue
+        both = both - both.mean(1, keepdims=True)
+        size = float(np.linalg.norm(both[0]) * np.linalg.norm(both[1]))
+        if size > 1e-12:
+            found[a, b] = float(both[0] @ both[1]) / size
+    return found

@@ -61,8 +61,9 @@ class Judged:
 
 
 def judge(
-    analysis: Analysis, names: Sequence[str], *, total: float, limits: Limits, robustness: bool
-) -> Judged | None:
+    analysis: Analysis, names: Sequence[str], *, total: float, limits: Limits, robustness: bool,
+    known: tuple[Sequence[Tensor], Tensor] | None = None,
+) -> Judged | None:  # fmt: skip
     """Ablate each part of a group and all of them together; None where one cannot be ablated.
 
     Formula: interaction = Δ(all) - Σ Δ(each), additive effects per sample, with its 95 % bootstrap
@@ -75,13 +76,17 @@ def judge(
         total: Summed effect of all parts of the kind.
         limits: From where on an interaction counts.
         robustness: Whether to measure what removing one does under input noise.
+        known: Effects of ablating each and of ablating all, where they were measured already.
     """
     singles = [targets_of(analysis, [name]) for name in names]
     if len(names) < 2 or not all(len(targets) == 1 for targets in singles):
         return None
-    alone = measured_effects(analysis, [targets[0] for targets in singles])
-    joint = joint_effect(analysis, targets_of(analysis, names))
-    summed = torch.stack(alone).sum(0)
+    if known is None:
+        alone = measured_effects(analysis, [targets[0] for targets in singles])
+        joint = joint_effect(analysis, targets_of(analysis, names))
+    else:
+        alone, joint = known
+    summed = torch.stack(list(alone)).sum(0)
     interaction = joint - summed
     low, high = interval(interaction, seed=analysis.settings.seed)
     state = _state(joint, summed, (low, high), total, limits)

@@ -54,8 +54,9 @@ class RedundantPaths:
     Reading it: routes that back each other up are a wider model than needed, or a deliberate
     ensemble: the effect of input noise without one of them says which.
 
-    Misleads when: a route is alike on this data only; shares are split evenly because nothing tells
-    them apart (share_basis "even split"); or routes meet inside one component, which is not seen.
+    Misleads when: a route is alike on this data only, or in a few channels of huge size; shares are
+    split evenly because nothing tells them apart (share_basis "even split"); or routes meet inside
+    one component, which is not seen.
 
     References: Veit, Wilber and Belongie, "Residual networks behave like ensembles of relatively
     shallow networks", NeurIPS 2016; Ferrando and Voita, "Information flow routes: automatically
@@ -108,7 +109,8 @@ class RedundantPaths:
             : self.most_groups
         ]:
             finding = self._judge(analysis, likeness, reader, members, total, len(meeting[reader]))
-            if finding is not None:
+            # Branches of one stream that are alike and needed are nothing unusual.
+            if finding is not None and (finding.severity > 0 or reader != STREAM):
                 yield finding
 
     def _even(self, routes: Mapping[str, _Route], first: str, second: str) -> bool:

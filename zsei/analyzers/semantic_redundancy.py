@@ -29,7 +29,7 @@ MEANING = {
 EVIDENCE = {
     "concept": ("concept_similarity", "correlation"),
     "features": ("head_cka", "CKA"),
-    "route": ("route_similarity", "cosine"),
+    "route": ("route_similarity", "correlation"),
 }
 
 
@@ -53,8 +53,8 @@ class SemanticRedundancy:
     Formula: concept: concept_similarity (scores along the line between the data groups, on unseen
     samples) >= min_concept; decision: decision_similarity, the cosine over samples of the output
     changes under exact ablation, >= min_decision; features: head_cka >= min_features, the same up
-    to rotation; route: cosine of the profiles of who reads them by how much (attributed edges, or
-    composition with later heads) >= min_route. Pairs whose outputs have |cosine| >= max_cosine are
+    to rotation; route: correlation of who reads them by how much (attributed edges, or composition
+    with later heads) >= min_route. Pairs whose outputs have |cosine| >= max_cosine are
     left to redundant-heads and redundant-paths. Groups are maximal cliques: every two of a group
     are alike. Then interaction = Δ(all) - Σ Δ(each) with its bootstrap interval decides, and input
     noise says whether the redundancy makes the output steadier. Severity: share of the group that
@@ -81,10 +81,10 @@ class SemanticRedundancy:
     min_features: float = 0.9
     """CKA from which two heads carry the same features."""
     min_route: float = 0.95
-    """Cosine of reader profiles from which two parts take the same route."""
+    """Correlation of reader profiles from which two parts take the same route."""
     max_cosine: float = 0.8
     """|cosine| of outputs from which redundancy is functional rather than semantic."""
-    most_groups: int = 3
+    most_groups: int = 2
     """Groups that are measured, those alike in most ways first."""
     most_members: int = 3
     """Members of a group that are measured, in program order."""
@@ -95,11 +95,12 @@ class SemanticRedundancy:
         """Groups of which something can go, or that are alike in several ways; best first."""
         groups = self._groups(analysis)[: self.most_groups]
         parts = sorted({name for group in groups for name in group.names})
-        alone = dict(
-            zip(parts, moved(analysis, [targets_of(analysis, [p]) for p in parts]), strict=True)
-        ) if parts else {}  # fmt: skip
+        sets = [targets_of(analysis, [part]) for part in parts]
+        sets += [targets_of(analysis, group.names) for group in groups]
+        ablated = moved(analysis, sets) if groups else []
+        alone = dict(zip(parts, ablated, strict=False))
         found: list[Finding] = []
-        for group in groups:
+        for group, joint in zip(groups, ablated[len(parts) :], strict=True):
             kinds, decision = self._measured(group, alone)
             if not kinds:
                 continue
@@ -107,6 +108,7 @@ class SemanticRedundancy:
             judged = judge(
                 analysis, group.names, total=whole_effect(analysis, kind), limits=self.limits,
                 robustness=True,
+                known=([alone[name].effect for name in group.names], joint.effect),
             )  # fmt: skip
             # Parts in series decide alike and need each other: that is synergy, not redundancy.
             kept = {"separate": len(kinds) > 1, "cancelling": False}
@@ -133,8 +135,11 @@ class SemanticRedundancy:
                 names = tuple(sorted(clique, key=order.__getitem__))[: self.most_members]
                 if all(targets_of(analysis, [name]) for name in names):
                     found.setdefault(names, {})[kind] = mean_within(alike, names)
-        # Alike in more ways first, then more alike.
-        ranked = sorted(found.items(), key=lambda g: (-len(g[1]), -max(g[1].values()), g[0]))
+        # Alike in more ways first, then those that decide alike, then by how much.
+        ranked = sorted(
+            found.items(),
+            key=lambda g: (-len(g[1]), "decision" not in g[1], -max(g[1].values()), g[0]),
+        )
         return [_Group(names=names, kinds=kinds) for names, kinds in ranked]
 
     def _ways(self, analysis: Analysis) -> dict[str, tuple[Pairs, float]]:
