@@ -17,10 +17,9 @@ from zsei.subject.program import model_hash
 
 SETTINGS = Settings(samples=SAMPLES, batch_size=16, ablation_sample=24, probes=4)
 
+PATHS = ("critical-path-information", "critical-path-effect", "critical-path-latency")
 INFORMATIONAL = {
-    "critical-path-information": "a path is a description",
-    "critical-path-effect": "a path is a description",
-    "critical-path-latency": "a path is a description",
+    **dict.fromkeys(PATHS, "a path is a description"),
     "roofline": "where parts stand on this machine",
     "low-effect": "the least effective twentieth, which every model has, listed for trials",
     "time-bottleneck": "a clock's word on parts that take microseconds",
@@ -64,12 +63,15 @@ def test_a_planted_defect_is_found(plant: Plant) -> None:
 
 @pytest.mark.parametrize("plant", ZOO, ids=lambda plant: plant.__name__)
 def test_a_healthy_twin_is_accused_of_nothing(plant: Plant) -> None:
-    """Not of the planted defect, at any place, and not of any other one."""
+    """Not of the planted defect, at any place, and not of any other one. Every model has its
+    critical paths: where one is planted, the twin's may only not lead through the planted part.
+    """
     found, made = findings(plant, False)
     accused = [
         f"{f.code}: {f.message}"
         for f in found
-        if f.code == made.code or (f.severity > 0 and f.code not in INFORMATIONAL)
+        if (f.code == made.code and (f.code not in PATHS or made.component in f.components))
+        or (f.severity > 0 and f.code not in INFORMATIONAL)
     ]
     assert accused == []
 
