@@ -15,6 +15,7 @@ from zoo import WIDTH, Branches, Transformer, idle_head
 
 from zsei.analyzers import Analysis, run_analyzers
 from zsei.analyzers.check_claims import claim_checks
+from zsei.analyzers.check_halves import _outcome as outcome_of
 from zsei.analyzers.check_halves import finding_checks, flow_check, ranking_checks
 from zsei.analyzers.check_instrumentation import instrumentation_checks, overhead_remark
 from zsei.analyzers.check_strategies import strategy_checks
@@ -255,7 +256,10 @@ def test_rankings_that_hold_and_rankings_of_noise(analysis: Analysis) -> None:
     effects = [analysis.importance.effects[n].divergence.double().numpy() for n in names]
     ranks = [np.argsort(np.argsort([e[half::2].mean() for e in effects])) for half in (0, 1)]
     assert heads.evidence[0].value == pytest.approx(np.corrcoef(ranks[0], ranks[1])[0, 1])
-    assert checks["ranking of branches"].outcome == "inconclusive"
+    assert checks["ranking of branches"].outcome == "inconclusive"  # too few of them
+    assert outcome_of(Measurement(name="x", value=0.7, n=9)) == "agrees"
+    assert outcome_of(Measurement(name="x", value=0.6, n=9)) == "inconclusive"
+    assert outcome_of(Measurement(name="x", value=0.6, n=900)) == "disagrees"
     noise = np.random.default_rng(0).random((8, 32))
     made = {
         name: replace(analysis.importance.effects[name], divergence=torch.tensor(row))

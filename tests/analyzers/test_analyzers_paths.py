@@ -18,11 +18,13 @@ from oracles.paths import (
     percentile_by_counting,
 )
 from prepared import SMALL, analysed, family, measured_only, traced
-from scipy.stats import chisquare
+from scipy.stats import binom, chisquare
 from zoo import Planted, loud_unread_route, one_true_path
 
 from zsei.analyzers import Analysis
 from zsei.analyzers.check_paths import FEWEST_PATHS, SAMPLES, path_checks
+from zsei.analyzers.check_paths import _outcome as outcome_of
+from zsei.analyzers.check_paths import _Rivals as Rivals
 from zsei.analyzers.critical_path_effect import CriticalPathEffect
 from zsei.analyzers.critical_path_information import CriticalPathInformation
 from zsei.analyzers.path_parts import part_effects, path_share, removable_parts
@@ -239,6 +241,26 @@ def test_the_numbers_of_a_check_against_whole_runs_of_every_path() -> None:
     ranks = [np.argsort(np.argsort(values)) for values in (shares, others)]
     agreement = float(np.corrcoef(ranks[0], ranks[1])[0, 1])
     assert found["path_rank_agreement"] == pytest.approx(agreement, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("percentile", "count", "every", "outcome"),
+    [
+        (0.95, 40, False, "agrees"),
+        (0.92, 40, False, "inconclusive"),
+        (0.92, 40, True, "disagrees"),
+        (0.89, 200, False, "disagrees"),
+        (0.2, 20, False, "disagrees"),
+    ],
+)
+def test_a_place_that_another_draw_could_change_is_not_decided(
+    percentile: float, count: int, every: bool, outcome: str
+) -> None:
+    rivals = Rivals(paths=((),) * count, effects=(0.0,) * count, every=every)
+    assert outcome_of(percentile, rivals) == outcome
+    # The interval's end is where so few above are seen one time in twenty.
+    if outcome == "inconclusive":
+        assert binom.cdf(int(percentile * count), count, 0.95) > 0.05
 
 
 def test_too_few_other_paths_cannot_tell() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import spearmanr
 
-from zsei.analyzers.checks import FEWEST, inconclusive
+from zsei.analyzers.checks import FEWEST, Outcome, inconclusive
 from zsei.analyzers.context import Analysis, Analyzer
 from zsei.analyzers.run import run_analyzers
 from zsei.analyzers.words import number, percent
@@ -20,6 +20,7 @@ NAME = "half-samples"
 SAME = 0.5
 """Share of components, of all that either names, from which two findings are the same one."""
 PATHS = "critical-path-"
+WORST: tuple[Outcome, ...] = ("disagrees", "inconclusive", "agrees")
 SWITCHED_OFF = "Not looked for again on two halves of the samples: the setting halves is off."
 NO_TIME = "Not looked for again on two halves: half of the time budget was spent."
 
@@ -85,7 +86,8 @@ def _overlap(finding: Finding, other: Finding, shared: Sequence[str]) -> float:
 def ranking_checks(analysis: Analysis) -> tuple[Check, ...]:
     """For each kind of unit, whether exact ablation orders it alike on even and on odd samples.
 
-    Formula: Spearman between the mean effects on either half; it agrees from 0.7. The samples it
+    Formula: Spearman between the mean effects on either half; it agrees from 0.7, and is
+    inconclusive where 0.7 cannot be excluded. The samples it
     would take follow Spearman and Brown: a half that is k times as large has the reliability
     k r / (1 + (k - 1) r).
     """
@@ -114,16 +116,31 @@ def _ranking_check(kind: str, effects: Sequence[np.ndarray]) -> Check:
     told = _agreement("half_agreement", first, second, "units")
     if told.value is None:
         return inconclusive(NAME, "All units do the same, so there is no order.", about=about)
-    agrees = told.value >= VALIDATED
-    needed = "" if agrees else f" {_needed(told.value, fewest // 2)}"
+    outcome = _outcome(told)
+    needed = "" if outcome == "agrees" else f" {_needed(told.value, fewest // 2)}"
     return Check(
         name=NAME,
         about=about,
-        outcome="agrees" if agrees else "disagrees",
+        outcome=outcome,
         evidence=(told,),
         message=f"Exact ablation on even and on odd samples orders {len(effects)} {kind} units "
         f"alike to Spearman {number(told.value)}; {number(VALIDATED)} is asked.{needed}",
     )
+
+
+def _outcome(told: Measurement) -> Outcome:
+    """Whether a rank correlation is high enough; inconclusive when so few ranks cannot exclude it.
+
+    Formula: Fisher's z with standard error 1.06 / √(n - 3), one-sided 95 %.
+    References: Fieller, Hartley and Pearson, "Tests for rank correlation coefficients", Biometrika
+    44, 1957.
+    """
+    assert told.value is not None
+    if told.value >= VALIDATED:
+        return "agrees"
+    lowest = float(np.clip(told.value, -0.999, 0.999))
+    highest = float(np.tanh(np.arctanh(lowest) + 1.645 * 1.06 / (told.n - 3) ** 0.5))
+    return "disagrees" if highest < VALIDATED else "inconclusive"
 
 
 def _needed(reliability: float, half: int) -> str:
@@ -148,10 +165,10 @@ def flow_check(halves: tuple[Analysis, Analysis]) -> Check:
             f"{name}_agreement", [first[e] for e in both], [second[e] for e in both], "edges"
         )
         evidence.append(told)
-    known = [m.value for m in evidence if m.value is not None]
-    if not known:
+    if all(m.value is None for m in evidence):
         why = f"Fewer than {FEWEST_UNITS} edges of the flow graph have a measured share."
         return inconclusive(NAME, why, about="flow graph")
+    outcomes = {_outcome(m) for m in evidence if m.value is not None}
     words = [
         f"{m.name.removesuffix('_agreement')}s of {m.n} edges to {number(m.value)}"
         for m in evidence
@@ -160,7 +177,7 @@ def flow_check(halves: tuple[Analysis, Analysis]) -> Check:
     return Check(
         name=NAME,
         about="flow graph",
-        outcome="agrees" if min(known) >= VALIDATED else "disagrees",
+        outcome=next(outcome for outcome in WORST if outcome in outcomes),
         evidence=tuple(evidence),
         message=f"Two halves of the samples order {' and '.join(words)} alike (Spearman; "
         f"{number(VALIDATED)} is asked).",

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import beta, spearmanr
 from torch import Tensor
 
-from zsei.analyzers.checks import inconclusive
+from zsei.analyzers.checks import Outcome, inconclusive
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.effects import measurement
 from zsei.analyzers.path_parts import part_effects, path_share, removable_parts
@@ -44,6 +44,8 @@ class _Rivals:
 
     paths: tuple[tuple[str, ...], ...]
     effects: tuple[float, ...]
+    every: bool
+    """Whether they are all there are, so that no draw is left to chance."""
 
 
 def path_checks(
@@ -54,7 +56,8 @@ def path_checks(
     Formula: the parts on the path (heads, MLPs and the like that not every path crosses) are
     removed together, means standing in, and so are those of `settings.random_paths` paths drawn
     uniformly among all that cross as many parts. path_percentile = share of the random paths with a
-    smaller effect, equal ones counted half; it agrees from 95 %. path_rank_agreement = Spearman
+    smaller effect, equal ones counted half; it agrees from 95 %, and is inconclusive where another
+    draw of paths could lead above. path_rank_agreement = Spearman
     over the random paths between what the finding ranks paths by and their effect.
 
     Args:
@@ -119,6 +122,7 @@ def _compare(
         rivals = _Rivals(
             paths=tuple(others),
             effects=tuple(float(known[_crossed(p, parts)].mean()) for p in others),
+            every=len(drawn) < settings.random_paths + len(members),
         )
         ranked_by = (
             [path_share(analysis.flow, p) for p in others]
@@ -149,15 +153,17 @@ def _judge(
     others = np.array(rivals.effects)
     percentile = float((others < own).mean() + (others == own).mean() / 2)
     median = float(np.median(others))
-    agrees = percentile >= ABOVE
     above = "any" if percentile == 1 else "none" if percentile == 0 else percent(percentile)
     ends = f"more than {above} of {count} random paths through {as_many} (median {number(median)})"
-    said = (
-        "" if agrees else f": it is no more critical than a random one ({percent(ABOVE)} are asked)"
-    )
+    outcome = _outcome(percentile, rivals)
+    said = {
+        "agrees": "",
+        "disagrees": f": it is no more critical than a random one may be; {percent(ABOVE)} is asked",
+        "inconclusive": f"; {percent(ABOVE)} is asked, and more random paths would tell",
+    }[outcome]
     return Check(
         name=NAME,
-        outcome="agrees" if agrees else "disagrees",
+        outcome=outcome,
         evidence=(
             told,
             Measurement(name="random_path_effect", value=median, unit=told.unit, n=told.n,
@@ -169,6 +175,20 @@ def _judge(
         message=f"Removing the {what} on this path moves the output by {number(own)} in "
         f"{told.unit}, {ends}{said}.",
     )  # fmt: skip
+
+
+def _outcome(percentile: float, rivals: _Rivals) -> Outcome:
+    """Above 95 % agrees; below it disagrees, unless drawing other paths could have led above it.
+
+    Formula: upper end of the exact binomial interval (95 %, one-sided) of the share that lies
+    below. References: Clopper and Pearson, Biometrika 26, 1934.
+    """
+    if percentile >= ABOVE:
+        return "agrees"
+    count = len(rivals.paths)
+    below = percentile * count
+    highest = percentile if rivals.every else float(beta.ppf(0.95, below + 1, count - below))
+    return "disagrees" if highest < ABOVE else "inconclusive"
 
 
 def _rank_agreement(ranked_by: Sequence[float], effects: Sequence[float]) -> Measurement:
