@@ -158,7 +158,7 @@ def _judge(
     outcome = _outcome(percentile, rivals)
     said = {
         "agrees": "",
-        "disagrees": f": it is no more critical than a random one may be; {percent(ABOVE)} is asked",
+        "disagrees": f": it is no more critical than a random one; {percent(ABOVE)} is asked",
         "inconclusive": f"; {percent(ABOVE)} is asked, and more random paths would tell",
     }[outcome]
     return Check(
