@@ -22,7 +22,9 @@ class CriticalPathInformation:
     programming. Severity: 0, for a path is a description and no defect.
 
     Reading it: in a residual model the strongest path is mostly the skip; the parts on the next
-    paths are the ones that add most to it. Components are in the order of the flow.
+    paths are the ones that add most to it. Components are in the order of the flow. Each path is
+    removed and compared with random paths through as many parts (check "random-paths"); where it
+    is no more critical than they are, the finding says so.
 
     Misleads when: shares are taken for importance: a small summand can decide the output (compare
     criticality_share). In deep models every product is small, so only the order counts.
