@@ -926,8 +926,8 @@ class Rooted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x[:, :1].clamp_min(0.1) if self.clamped else x[:, :1]
-        x = F.relu(self.layers[0](x)) * size.sqrt()
-        return self.read(F.relu(self.layers[1](x)))
+        x = torch.tanh(self.layers[0](x)) * size.sqrt()
+        return self.read(torch.tanh(self.layers[1](x)))
 
 
 def undefined_root(planted: bool = True) -> Planted:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from zsei.analyzers.context import Analysis
+from zsei.analyzers.expert_use import expert_use
 from zsei.analyzers.words import listed
 from zsei.records import Finding, Measurement
 from zsei.subject.types import Site
@@ -26,13 +27,14 @@ class _Range:
 @final
 @dataclass(frozen=True, kw_only=True)
 class DeadUnits:
-    """Heads, neurons and channels that are always zero, always the same, or never read.
+    """Heads, neurons, channels and experts that are always zero, the same, or never read.
 
     Measures: over all calibration data, how many units of a layer do nothing.
 
     Formula: zero: max |a| = 0. Constant: max a = min a, so that a bias can stand in for it.
     Unread: the gradient of every random probe of the output with respect to the unit is exactly 0,
-    so that nothing hangs on it to first order. Severity: share of the layer's units that is dead.
+    so that nothing hangs on it to first order. Experts: never among the router's choice. Severity:
+    share of the layer's units that is dead.
 
     Reading it: removing them changes nothing on this data (constant ones once their value is added
     to the bias behind them).
@@ -64,6 +66,9 @@ class DeadUnits:
             unread = (scores.sensitivity == 0) & ~zero & ~still
             if (zero | still | unread).any():
                 yield self._report(analysis, scores.site, zero, still, unread)
+        for component, use in expert_use(analysis).items():
+            if bool((use == 0).any()):
+                yield self._experts(analysis, component, use)
 
     def _constant(self, analysis: Analysis, scored: list[UnitScores]) -> dict[str, np.ndarray]:
         """Node -> which units never move, for the sites where one looks as if it did not."""
@@ -95,6 +100,23 @@ class DeadUnits:
             .numpy()
             for site in sites
         }
+
+    def _experts(self, analysis: Analysis, component: str, use: Tensor) -> Finding:
+        dead = (use == 0).nonzero().flatten().tolist()
+        samples = sum(batch.size for batch in analysis.subject.calibration)
+        return Finding.make(
+            code=self.code,
+            components=(component,),
+            severity=len(dead) / len(use),
+            evidence=(
+                Measurement(name="dead_units", value=len(dead), unit="count", n=samples,
+                            note=f"experts {' '.join(str(i) for i in dead)}"),
+                Measurement(name="units", value=len(use), unit="count"),
+            ),
+            message=f"{len(dead)} of the {len(use)} experts of {component} "
+            f"{'is' if len(dead) == 1 else 'are'} never picked by the router on {samples} samples "
+            f"({int(use.sum())} positions routed).",
+        )  # fmt: skip
 
     def _report(
         self, analysis: Analysis, site: Site, zero: np.ndarray, still: np.ndarray,

@@ -11,7 +11,8 @@ from zsei.subject.screen import without
 from zsei.subject.types import Subject
 from zsei.trace.by_group import class_sensitivity, group_sensitivity
 from zsei.trace.engine import Engine, engine_for
-from zsei.trace.evidence import Evidence, Moments, collect, collect_means, joined
+from zsei.trace.evidence import collect, collect_means, joined
+from zsei.trace.kept import Evidence, Moments
 from zsei.trace.measuring import run_measures
 from zsei.trace.streamed import clock_repeats, rows_within
 from zsei.trace.summary import Trace, head_shares, head_similarity, summarise

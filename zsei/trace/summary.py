@@ -11,7 +11,8 @@ from zsei.records import AttributedEdge, Component, Failure, Matrix, Measurement
 from zsei.subject.objective import Objective, predicted_divergence
 from zsei.subject.types import Site, Subject
 from zsei.trace.attention_maps import pattern_measurements
-from zsei.trace.evidence import Evidence, Moments, SiteEvidence, ValueEvidence, joined
+from zsei.trace.evidence import joined
+from zsei.trace.kept import Evidence, Moments, SiteEvidence, ValueEvidence
 from zsei.trace.responses import prediction_spread
 from zsei.trace.rows import effective_rank, linear_cka, proximity_shares
 from zsei.trace.taps import HeadTap, Join, Taps

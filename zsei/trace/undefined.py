@@ -11,7 +11,7 @@ from zsei.errors import NumericalError
 from zsei.subject.screen import finite_samples, whole, without
 from zsei.subject.types import Anatomy, Batch, Subject
 from zsei.trace.engine import Engine
-from zsei.trace.evidence import Evidence
+from zsei.trace.kept import Evidence
 from zsei.trace.taps import Taps
 
 MOST = 0.5
