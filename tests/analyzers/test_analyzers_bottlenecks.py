@@ -1,6 +1,7 @@
 """Bottlenecks of every kind: what the numbers are, and where nothing may be said."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from zsei.analyzers.shares import (
     sampled_shares,
     summed_effect,
 )
+from zsei.analyzers.time_bottleneck import TimeBottleneck, group_batches
 from zsei.analyzers.unread_parameters import UnreadParameters
 from zsei.analyzers.widening import widening_trial
 from zsei.graph.span import recurrences
@@ -31,7 +33,9 @@ from zsei.records import Finding
 from zsei.settings import Settings
 from zsei.subject.objective import Objective
 from zsei.subject.prepare import prepare
+from zsei.subject.types import Batch
 from zsei.trace.ablation import Effect
+from zsei.trace.engine import Engine
 
 VALUES = Objective(name="fidelity", output="values", reason="")
 REGRESSION = Objective(name="regression", output="values", reason="")
@@ -277,3 +281,54 @@ def test_loops_are_found_in_recurrent_models_alone(name: str) -> None:
     assert [loop.steps for loop in found if loop.rows <= analyzer.max_rows] == (
         [2 * LENGTH] if name == "lstm" else []
     )
+
+
+class Clockwork:
+    """An engine whose clock says what a group is worth, plus a little more each time."""
+
+    fidelity = "modules"
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.told, self.calls = seconds, 0
+
+    def seconds(self, batch: Batch, repeats: int) -> dict[str, float]:
+        self.calls += 1
+        [group] = set(batch.groups)
+        return {"first": 1.0, "last": self.told[group] + self.calls / 1000}
+
+
+@pytest.mark.parametrize(("slow", "found"), [(3.0, True), (1.1, False)])
+def test_time_that_changes_with_the_group_is_told(slow: float, found: bool) -> None:
+    data = {"a": seeded(24, 6), "b": seeded(24, 6, seed=2)}
+    made = analysed(prepare(Branching().eval(), data, "fidelity", Settings(batch_size=8)))
+    engine = Clockwork({"a": slow, "b": 1.0})
+    made = replace(made, engine=cast(Engine, engine), trace=replace(made.trace, seconds={}))
+    findings = list(TimeBottleneck().find(made))
+    assert len(findings) == int(found)
+    assert engine.calls == 6
+    for finding in findings:
+        assert finding.components == ("last",)
+        seconds = {m.note: m.value for m in finding.evidence if m.name == "group_seconds"}
+        assert seconds == pytest.approx({"a": 1 + slow + 0.003, "b": 2.004})
+        assert "group a takes" in finding.message
+
+
+def test_a_batch_of_one_group_holds_its_samples_alone() -> None:
+    inputs = torch.arange(8.0).view(8, 1)
+    batch = Batch(inputs=(inputs,), mask=inputs > 2, groups=("a", "b") * 4)
+    found = group_batches([batch])
+    assert found["a"].inputs[0].flatten().tolist() == [0, 2, 4, 6, 0, 2, 4, 6]
+    mask = found["b"].mask
+    assert mask is not None
+    assert mask.flatten().tolist() == [False, True, True, True] * 2
+
+
+def test_a_program_is_the_same_calls_for_every_group(analysis: Analysis) -> None:
+    """Nothing is timed: the engine would fail."""
+    batches = tuple(
+        replace(b, groups=("left", "right") * (b.size // 2)) for b in analysis.subject.calibration
+    )
+    subject = replace(analysis.subject, calibration=batches)
+    trace = replace(analysis.trace, seconds={})
+    made = replace(analysis, subject=subject, trace=trace, engine=cast(Engine, None))
+    assert list(TimeBottleneck().find(made)) == []
