@@ -26,8 +26,8 @@ class UselessSkip:
 
     Formula: skip_effect = mean divergence, additive, with s = 0 in y = s + f, all else exact. Found
     when its upper 95 % bound is at most max_share of the largest skip_effect that was measured.
-    Tried are the joins whose effect comes most by the branch (branch_effect_share), and the one
-    where it does least, to compare with. Severity: 1 - skip_effect / that limit.
+    Tried are joins whose effect comes by the branch (branch_effect_share >= min_branch_share), and
+    the one where it does least, to compare with. Severity: 1 - skip_effect / that limit.
 
     Reading it: such a block does not add to a stream, it starts a new one: everything earlier
     reaches the output through its branch alone. It may be run without the add and its memory.
@@ -45,6 +45,8 @@ class UselessSkip:
 
     max_share: float = 0.01
     """Share of the largest skip effect below which a skip is nothing."""
+    min_branch_share: float = 0.9
+    """Share of a join's effect that must come by its branch for the skip to be tried."""
     most_joins: int = 3
     """Joins that are tried, those whose effect comes most by the branch."""
 
@@ -60,7 +62,10 @@ class UselessSkip:
         if len(known) < 2:
             return
         order = sorted(known, key=lambda join: (-shares[join.component], join.component))
-        tried = [j for j in known if j in (*order[: self.most_joins], order[-1])]
+        doubtful = [j for j in order if shares[j.component] >= self.min_branch_share]
+        if not doubtful:
+            return
+        tried = [j for j in known if j in (*doubtful[: self.most_joins], order[-1])]
         effects = dict(zip((j.component for j in tried), _cut(analysis, tried), strict=True))
         largest = max(float(effect.mean()) for effect in effects.values())
         limit = self.max_share * largest
