@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zoo import WIDTH, Branches, Transformer, idle_head
 
 from zsei.analyzers import Analysis, run_analyzers
-from zsei.analyzers.check_claims import claim_checks
+from zsei.analyzers.check_claims import claim_checks, fresh_samples
 from zsei.analyzers.check_halves import _outcome as outcome_of
 from zsei.analyzers.check_halves import finding_checks, flow_check, ranking_checks
 from zsei.analyzers.check_instrumentation import instrumentation_checks, overhead_remark
@@ -35,6 +35,7 @@ from zsei.analyzers.checks import (
 )
 from zsei.analyzers.dead_units import DeadUnits
 from zsei.analyzers.halves import half_analyses, too_few
+from zsei.analyzers.low_effect import LowEffect
 from zsei.analyzers.validate import validate
 from zsei.records import Check, Finding, Measurement, Proposal, Verdict
 from zsei.settings import Settings
@@ -391,6 +392,39 @@ def test_dead_units_are_confirmed_and_living_ones_are_not() -> None:
     )  # fmt: skip
     assert check.outcome == "disagrees"
     assert check.evidence[0].value == pytest.approx(float(moved.double().square().mean()))
+
+
+def test_units_of_little_effect_are_removed_together_again(analysis: Analysis) -> None:
+    whole = LowEffect(max_share=0.2)
+    for kind in ("head", "neuron"):
+        assert whole.sets(analysis, kind)
+    found = [f for f in whole.find(analysis)]
+    checks = claim_checks(analysis, tuple(found))
+    for low in found:
+        kind = low.evidence[0].note.removesuffix("s")
+        fresh = fresh_samples(analysis)
+        assert kind in ("head", "neuron")
+        targets = [Target(site=s.site, units=s.units) for s in LowEffect().sets(analysis, kind)]
+        if not targets:
+            assert checks[low.id].outcome == "inconclusive"
+            continue
+        moved = ablate_together(
+            fresh.engine, VALUES, fresh.importance.batches, targets, means=fresh.trace.means
+        )
+        first = checks[low.id].evidence[0]
+        assert first.value == pytest.approx(float(moved.double().square().mean()))
+        assert first.n == sum(b.size for b in fresh.importance.batches)
+
+
+def test_claims_are_tried_on_samples_that_no_ablation_has_seen(analysis: Analysis) -> None:
+    seen = analysis.importance.batches
+    known = analysis.subject.calibration
+    few = replace(analysis, importance=replace(analysis.importance, batches=known[:2]))
+    fresh = fresh_samples(few)
+    assert fresh.importance.batches == known[2:4]
+    assert fresh.importance.effects == {}
+    assert seen == known
+    assert fresh_samples(analysis) is analysis
 
 
 def test_a_disputed_finding_says_so_and_counts_half(analysis: Analysis) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from zsei.analyzers.checks import ablation_check, inconclusive, target_of, targets_of
+from zsei.analyzers.checks import ablation_check, inconclusive, targets_of
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.effects import joint_effect
+from zsei.analyzers.low_effect import LowEffect
 from zsei.analyzers.shares import additive
 from zsei.records import Check, Finding
 from zsei.subject.types import Batch, UnitKind
@@ -16,6 +17,7 @@ NOTHING = 1e-6
 LITTLE = 0.1
 """The same share up to which an effect is little."""
 UNIT_KINDS: tuple[UnitKind, ...] = ("neuron", "channel")
+LITTLE_KINDS: tuple[UnitKind, ...] = ("head", *UNIT_KINDS)
 
 Claim = Callable[[Analysis, Finding], Check]
 
@@ -26,11 +28,10 @@ def claim_checks(analysis: Analysis, findings: tuple[Finding, ...]) -> dict[str,
     Samples: calibration batches that no exact ablation has seen; where there are none, those it
     has, and the check says so. Held-out samples are never touched, they belong to the gate.
     """
-    fresh = _fresh(analysis)
-    return {f.id: CLAIMS[f.code](fresh, f) for f in findings if f.code in CLAIMS}
+    return {f.id: CLAIMS[f.code](analysis, f) for f in findings if f.code in CLAIMS}
 
 
-def _fresh(analysis: Analysis) -> Analysis:
+def fresh_samples(analysis: Analysis) -> Analysis:
     """The analysis with other samples to ablate on, and without known effects."""
     seen = len(analysis.importance.batches)
     others: tuple[Batch, ...] = analysis.subject.calibration[seen : 2 * seen]
@@ -44,10 +45,11 @@ def _dead(analysis: Analysis, finding: Finding) -> Check:
     targets = _units(analysis, finding)
     if not targets:
         return inconclusive("exact-ablation", "The finding does not say which units it means.")
+    fresh = fresh_samples(analysis)
     whole = [Target(site=t.site, units=tuple(range(t.site.units))) for t in targets]
-    limit = NOTHING * float(joint_effect(analysis, whole).mean())
+    limit = NOTHING * float(joint_effect(fresh, whole).mean())
     return ablation_check(
-        analysis, finding.components, targets=targets, at_most=limit,
+        fresh, finding.components, targets=targets, at_most=limit,
         claim="these units do nothing",
     )  # fmt: skip
 
@@ -65,21 +67,24 @@ def _units(analysis: Analysis, finding: Finding) -> tuple[Target, ...]:
 
 
 def _little(analysis: Analysis, finding: Finding) -> Check:
-    """Heads of little effect: removing them all must do little beside removing all heads."""
-    first = target_of(analysis, finding.components[0])
-    if first is None or first.site.kind != "head":
-        return inconclusive(
-            "exact-ablation", "The finding names layers, not which of their units it means."
-        )
+    """Units of little effect: removing them must do little beside removing all of their kind."""
+    kinds = [kind for kind in LITTLE_KINDS if finding.evidence[0].note == f"{kind}s"]
+    kind: UnitKind = kinds[0] if kinds else "head"
+    named = LowEffect().sets(analysis, kind)
+    if not kinds or not named:
+        return inconclusive("exact-ablation", "The finding does not say which units it means.")
+    fresh = fresh_samples(analysis)
     every = [
         Target(site=site, units=tuple(range(site.units)))
         for site in analysis.subject.anatomy.sites
-        if site.kind == "head" and (site.component, "head") in analysis.trace.means
+        if site.kind == kind and (site.component, kind) in analysis.trace.means
     ]
-    limit = LITTLE * float(joint_effect(analysis, every).mean())
+    limit = LITTLE * float(joint_effect(fresh, every).mean())
     return ablation_check(
-        analysis, finding.components, at_most=limit, claim="they bring a tenth at most of all heads"
-    )
+        fresh, finding.components, at_most=limit,
+        targets=[Target(site=little.site, units=little.units) for little in named],
+        claim=f"they bring a tenth at most of all {kind}s",
+    )  # fmt: skip
 
 
 def _bypassed(analysis: Analysis, finding: Finding) -> Check:
@@ -91,7 +96,7 @@ def _bypassed(analysis: Analysis, finding: Finding) -> Check:
     if site is None:
         return inconclusive("exact-ablation", "The layer cannot be bypassed by itself.")
     return ablation_check(
-        analysis, finding.components, targets=(Target(site=site, units=(0,)),),
+        fresh_samples(analysis), finding.components, targets=(Target(site=site, units=(0,)),),
         at_most=float(additive(analysis.subject.objective, limits[0])),
         claim="the layer can be bypassed",
     )  # fmt: skip

@@ -15,7 +15,7 @@ from zsei.trace.ablation import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Little:
+class Little:
     """Units of one site that bring little."""
 
     site: Site
@@ -60,13 +60,17 @@ class LowEffect:
 
     def find(self, analysis: Analysis) -> Iterator[Finding]:
         """Heads, neurons, channels: at most one finding each."""
-        heads = self._heads(analysis) if _trusted(analysis, "head") else []
-        yield from self._report(analysis, "head", heads, "all heads")
+        yield from self._report(analysis, "head", self.sets(analysis, "head"), "all heads")
         for kind in ("neuron", "channel"):
-            sets = self._by_site(analysis, kind) if _trusted(analysis, kind) else []
-            yield from self._report(analysis, kind, sets, "their layer")
+            yield from self._report(analysis, kind, self.sets(analysis, kind), "their layer")
 
-    def _heads(self, analysis: Analysis) -> list[_Little]:
+    def sets(self, analysis: Analysis, kind: UnitKind) -> list[Little]:
+        """The units of a kind that bring little, site by site; none where effects are in doubt."""
+        if not _trusted(analysis, kind):
+            return []
+        return self._heads(analysis) if kind == "head" else self._by_site(analysis, kind)
+
+    def _heads(self, analysis: Analysis) -> list[Little]:
         """One run over the heads of all attentions."""
         sites = _sites(analysis, "head")
         scores = [np.array(effect_scores(analysis, site.component, "head")) for site in sites]
@@ -80,10 +84,10 @@ class LowEffect:
             start += len(score)
             if units:
                 effect = float(score[list(units)].sum())
-                found.append(_Little(site=site, units=units, effect=effect, share=effect / total))
+                found.append(Little(site=site, units=units, effect=effect, share=effect / total))
         return found
 
-    def _by_site(self, analysis: Analysis, kind: UnitKind) -> list[_Little]:
+    def _by_site(self, analysis: Analysis, kind: UnitKind) -> list[Little]:
         found = []
         for site in _sites(analysis, kind):
             scores = np.array(effect_scores(analysis, site.component, kind))
@@ -91,11 +95,11 @@ class LowEffect:
             if units:
                 effect = float(scores[list(units)].sum())
                 share = effect / float(scores.sum())
-                found.append(_Little(site=site, units=units, effect=effect, share=share))
+                found.append(Little(site=site, units=units, effect=effect, share=share))
         return found
 
     def _report(
-        self, analysis: Analysis, kind: UnitKind, sets: list[_Little], whose: str
+        self, analysis: Analysis, kind: UnitKind, sets: list[Little], whose: str
     ) -> Iterator[Finding]:
         if not sets:
             return
