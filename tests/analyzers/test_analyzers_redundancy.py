@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from oracles.integration import ablated_outputs
@@ -17,6 +18,7 @@ from zoo import (
     Transformer,
     conflicting_heads,
     copied_head_of_another_layer,
+    duplicate_neurons,
     duplicated_head,
     harmless_copies,
     idle_skip,
@@ -26,12 +28,13 @@ from zoo import (
 )
 
 from zsei.analyzers import Analysis
-from zsei.analyzers.answers import NOISE, moved, noise_effects, same_way
+from zsei.analyzers.answers import NOISE, merged, moved, noise_effects, same_way
 from zsei.analyzers.checks import targets_of
 from zsei.analyzers.interaction_bottleneck import InteractionBottleneck
 from zsei.analyzers.pairs import cliques_of, components_of, pairs_of, profiles
 from zsei.analyzers.redundancy import Limits, _robustness, judge, whole_effect
 from zsei.analyzers.redundant_heads import RedundantHeads, likenesses
+from zsei.analyzers.redundant_neurons import RedundantNeurons
 from zsei.analyzers.redundant_paths import RedundantPaths
 from zsei.analyzers.semantic_redundancy import SemanticRedundancy
 from zsei.analyzers.useless_skip import UselessSkip
@@ -395,6 +398,42 @@ def test_layers_of_the_same_weights_double_their_branches() -> None:
     components = {f.components for f in found}
     assert ("encoder.layers.0/attention", "encoder.layers.1/attention") in components
     assert all("the stream" in f.message for f in found)
+
+
+def test_merging_copies_changes_nothing_and_merging_others_does() -> None:
+    analysis = of_plant(duplicate_neurons)
+    [finding] = [f for f in RedundantNeurons().find(analysis) if f.components == ("blocks.0/mlp",)]
+    [trial] = finding.checks
+    assert (trial.name, trial.outcome) == ("merging", "agrees")
+    site = analysis.subject.anatomy.site("blocks.0/mlp", "neuron")
+    assert site is not None
+    assert float(merged(analysis, site, [(3, 10, 11, 12, 13)]).max()) < 1e-10
+    found = merged(analysis, site, [(3, 20), (21, 22)])
+    values, expected = [], []
+    model = analysis.subject.model
+    reader = model.get_submodule("blocks.0.mlp.down")
+    for batch in analysis.importance.batches:
+        handle = reader.register_forward_pre_hook(lambda module, args: values.append(args[0]))
+        with torch.no_grad():
+            expected.append(model(batch.inputs[0]))
+        handle.remove()
+    seen = torch.cat(values).flatten(0, -2).double().numpy()
+    lines = {(i, j): np.polyfit(seen[:, i], seen[:, j], 1) for i, j in ((3, 20), (21, 22))}
+
+    def exchange(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        del module
+        value = args[0].clone()
+        for (i, j), (slope, offset) in lines.items():
+            value[..., j] = float(slope) * value[..., i] + float(offset)
+        return (value,)
+
+    edited = []
+    for batch in analysis.importance.batches:
+        handle = reader.register_forward_pre_hook(exchange)
+        with torch.no_grad():
+            edited.append(model(batch.inputs[0]))
+        handle.remove()
+    assert torch.allclose(found, squared(torch.cat(expected), torch.cat(edited)), rtol=1e-2)
 
 
 # -- pairs ------------------------------------------------------------------------------------

@@ -83,6 +83,43 @@ def noise_effects(analysis: Analysis, sets: Sequence[Sequence[Target]]) -> list[
     return [torch.as_tensor(additive(objective, torch.cat(f).double())) for f in found]
 
 
+def merged(analysis: Analysis, site: Site, groups: Sequence[Sequence[int]]) -> Tensor:
+    """Effect per sample [n], additive, when the first unit of each group stands in for the others.
+
+    Every other unit becomes the linear function of the first that fits it best on these samples:
+    what merging makes of it.
+    """
+    axis = site.axis or 0
+    first = [group[0] for group in groups for _ in group[1:]]
+    other = [unit for group in groups for unit in group[1:]]
+    values: list[Tensor] = []
+    clean: list[Tensor] = []
+    objective, batches = analysis.subject.objective, analysis.importance.batches
+    with torch.no_grad():
+        for batch in batches:
+            seen = analysis.engine.run(
+                batch, {site.node: lambda value: values.append(value.movedim(axis, -1))}
+            )
+            clean.append(readout(objective, seen, batch))
+        x, y = (
+            torch.cat([v[..., units].reshape(-1, len(units)) for v in values]).double()
+            for units in (first, other)
+        )
+        slope = ((x - x.mean(0)) * y).mean(0) / (x - x.mean(0)).square().mean(0).clamp_min(1e-30)
+        offset = y.mean(0) - slope * x.mean(0)
+
+        def exchange(value: Tensor) -> Tensor:
+            moved = value.movedim(axis, -1).clone()
+            moved[..., other] = moved[..., first] * slope.to(value) + offset.to(value)
+            return moved.movedim(-1, axis)
+
+        found = []
+        for batch, before in zip(batches, clean, strict=True):
+            seen = readout(objective, analysis.engine.run(batch, {site.node: exchange}), batch)
+            found.append(divergence(objective, seen, before, batch))
+    return torch.as_tensor(additive(objective, torch.cat(found).double()))
+
+
 def _replacements(analysis: Analysis, batch: Batch, targets: Sequence[Target]) -> list[Replacement]:
     return replacements_of(
         analysis.engine, batch, targets, means=analysis.trace.means,
