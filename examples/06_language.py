@@ -1,22 +1,22 @@
 """A language model: which tokens carry the answer, how far back it looks, where it decides.
 
-A small GPT-2 learns, in seconds, a made-up language in which every token repeats the one six places
-before it, most of the time. So the truth is known: seven tokens are all it can use.
+A small Llama learns, in seconds, a made-up language in which every token repeats the one eight places
+before it, most of the time. So the truth is known: eight tokens are all that it can use.
 """
 
 # %% Make the language, and train on it.
 import torch
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import zsei
 
 torch.manual_seed(0)
-TOKENS, LENGTH, BACK = 16, 32, 6
+TOKENS, LENGTH, BACK = 16, 32, 8
 
 
 def texts(n: int) -> torch.Tensor:
-    """Token ids [n, t]: each is the one six before it, but for one in twenty."""
+    """Token ids [n, t]: each is the one eight before it, but for one in twenty."""
     ids = torch.randint(TOKENS, (n, LENGTH))
     repeats = torch.rand(n, LENGTH) < 0.95
     for t in range(BACK, LENGTH):
@@ -24,13 +24,14 @@ def texts(n: int) -> torch.Tensor:
     return ids
 
 
-model = GPT2LMHeadModel(
-    GPT2Config(vocab_size=TOKENS, n_embd=32, n_layer=2, n_head=2, n_positions=LENGTH,
-               bos_token_id=0, eos_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+model = LlamaForCausalLM(
+    LlamaConfig(vocab_size=TOKENS, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=LENGTH,
+                bos_token_id=0, eos_token_id=0)
 )  # fmt: skip
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=300)
-for _ in range(300):
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=400)
+for _ in range(400):
     ids = texts(32)
     logits = model(input_ids=ids).logits
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
@@ -52,7 +53,7 @@ effects = maps["context_effect"]
 print(f"what keeping only the last k of {LENGTH} tokens does, on {effects.n} texts:")
 for kept, effect in zip(effects.columns, effects.values[0], strict=True):
     print(f"  k = {kept:>2}: {effect:.3f} nats")
-context = record.measured("transformer.wte", "effective_context")
+context = record.measured("model.embed_tokens", "effective_context")
 print(f"effective context: {context.value:.0f} tokens ({context.note}); truth: {BACK}")
 
 # %% Which tokens: share of the answer's sensitivity by distance, after each layer.
