@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from zsei.analyzers.check_merging import merging_check
 from zsei.analyzers.checks import ablation_check, inconclusive, targets_of
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.effects import joint_effect
@@ -17,7 +18,7 @@ NOTHING = 1e-6
 LITTLE = 0.1
 """The same share up to which an effect is little."""
 UNIT_KINDS: tuple[UnitKind, ...] = ("neuron", "channel")
-LITTLE_KINDS: tuple[UnitKind, ...] = ("head", *UNIT_KINDS)
+LITTLE_KINDS: tuple[UnitKind, ...] = ("head", "neuron", "channel")
 
 Claim = Callable[[Analysis, Finding], Check]
 
@@ -68,12 +69,13 @@ def _units(analysis: Analysis, finding: Finding) -> tuple[Target, ...]:
 
 def _little(analysis: Analysis, finding: Finding) -> Check:
     """Units of little effect: removing them must do little beside removing all of their kind."""
-    kinds = [kind for kind in LITTLE_KINDS if finding.evidence[0].note == f"{kind}s"]
-    kind: UnitKind = kinds[0] if kinds else "head"
-    named = LowEffect().sets(analysis, kind)
-    if not kinds or not named:
+    kinds: list[UnitKind] = [
+        kind for kind in LITTLE_KINDS if finding.evidence[0].note == f"{kind}s"
+    ]
+    named = LowEffect().sets(analysis, kinds[0]) if kinds else []
+    if not named:
         return inconclusive("exact-ablation", "The finding does not say which units it means.")
-    fresh = fresh_samples(analysis)
+    fresh, kind = fresh_samples(analysis), kinds[0]
     every = [
         Target(site=site, units=tuple(range(site.units)))
         for site in analysis.subject.anatomy.sites
@@ -102,9 +104,15 @@ def _bypassed(analysis: Analysis, finding: Finding) -> Check:
     )  # fmt: skip
 
 
+def _merged(analysis: Analysis, finding: Finding) -> Check:
+    """Units that repeat others: what the others say they are must do nearly as well."""
+    return merging_check(analysis, fresh_samples(analysis), finding)
+
+
 CLAIMS: Mapping[str, Claim] = {
     "dead-units": _dead,
     "low-effect": _little,
     "redundant-layers": _bypassed,
+    "redundant-neurons": _merged,
 }
 """Code -> how its claim is tried. Other codes are looked for again on two halves of the samples."""
