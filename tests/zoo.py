@@ -658,7 +658,7 @@ def _branches(loud: slice | None) -> Branches:
         assert isinstance(block, nn.Sequential)
         down = block[2]
         assert isinstance(down, nn.Linear)
-        down.weight *= 0.3
+        down.weight *= 0.6
         down.bias.zero_()
         if number == 11:
             down.weight *= 0.01 if loud is None else 0
@@ -815,7 +815,7 @@ class Decoder(nn.Module):
     def __init__(self, window: int, blocks: int) -> None:
         super().__init__()
         self.embed = nn.Embedding(TOKENS, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(24) for _ in range(blocks))
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, TOKENS)
         distance = torch.arange(LONG)[:, None] - torch.arange(LONG)[None]
         self.register_buffer("seen", (distance >= 0) & (distance < window))
@@ -833,6 +833,18 @@ def _tokens() -> Tensor:
 
 
 @torch.no_grad()
+def _narrow_stream(model: Decoder, directions: int) -> None:
+    """Let all that writes the stream write into a few directions."""
+    basis = torch.linalg.qr(_random(WIDTH, directions, seed=7)).Q
+    onto = basis @ basis.T
+    block = _block(model, 0)
+    model.embed.weight.copy_(model.embed.weight @ onto)
+    for writer in (block.attention.output, block.mlp.down):
+        writer.weight.copy_(onto @ writer.weight)
+        writer.bias.copy_(onto @ writer.bias)
+
+
+@torch.no_grad()
 def short_sighted(planted: bool = True) -> Planted:
     """A decoder of one block that sees four tokens, its own included."""
     model = _seeded(lambda: Decoder(4 if planted else LONG, 1))
@@ -841,22 +853,19 @@ def short_sighted(planted: bool = True) -> Planted:
     # Sharp attention and loud values: a far token, once seen, counts as much as a near one.
     attention.query.weight *= 6
     attention.output.weight *= 6
+    _block(model, 0).mlp.down.weight *= 4
+    _narrow_stream(model, 10)
     return Planted(model, _tokens(), "context-bottleneck", "embed")
 
 
 @torch.no_grad()
 def crowded_head(planted: bool = True) -> Planted:
-    """32 directions, all in use, for 96 tokens; the twin's stream has four directions."""
+    """32 directions, all in use, for 96 tokens; the twin's stream has ten directions."""
     model = _seeded(lambda: Decoder(LONG, 1))
     assert isinstance(model, Decoder)
+    _block(model, 0).attention.output.weight *= 2
     if not planted:
-        basis = torch.linalg.qr(_random(WIDTH, 4, seed=7)).Q
-        onto = basis @ basis.T
-        block = _block(model, 0)
-        model.embed.weight.copy_(model.embed.weight @ onto)
-        for writer in (block.attention.output, block.mlp.down):
-            writer.weight.copy_(onto @ writer.weight)
-            writer.bias.copy_(onto @ writer.bias)
+        _narrow_stream(model, 10)
     return Planted(model, _tokens(), "vocabulary-bottleneck", "head")
 
 
@@ -877,9 +886,14 @@ class Pictures(nn.Module):
         return self.head(x.square().mean((2, 3)))
 
 
+@torch.no_grad()
 def early_pool(planted: bool = True) -> Planted:
     """Images are averaged over 4 x 4 pixels before anything is read from them."""
     model = _seeded(lambda: Pictures(planted))
+    assert isinstance(model, Pictures)
+    # So loud that the square behind hands on as much gradient as it is given.
+    model.first.weight *= 3
+    model.second.weight *= 3
     return Planted(model, _random(SAMPLES, 3, 16, 16, seed=8), "resolution-bottleneck", "pool")
 
 
