@@ -29,7 +29,7 @@ def test_saturated_units_are_counted_and_numbered() -> None:
 def test_rectifiers_that_are_off_are_dead_and_not_saturated() -> None:
     model, data = factories.tiny_mlp()
     with torch.no_grad():
-        model[0].bias[:3] = -50
+        dict(model.named_parameters())["0.bias"][:3] = -50
     analysis = analysed(prepare(model, data, settings=SETTINGS), SETTINGS)
     assert list(SaturatedUnits().find(analysis)) == []
     assert next(iter(DeadUnits().find(analysis))).components == ("0",)

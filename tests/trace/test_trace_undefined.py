@@ -16,6 +16,8 @@ from zsei.settings import Settings
 from zsei.subject.prepare import prepare
 from zsei.subject.screen import finite_samples, regrouped, without
 from zsei.subject.types import Batch, Subject
+from zsei.trace.ablation import Target, ablate, ablate_together
+from zsei.trace.engine import engine_for
 from zsei.trace.run import trace, without_undefined
 from zsei.trace.summary import Trace
 
@@ -194,3 +196,36 @@ def test_too_few_for_a_batch_are_repeated() -> None:
     [batch] = regrouped(batches(4, 2), keep, 4)
     assert batch.inputs[0].flatten().tolist() == [1, 6, 7, 1]
     assert regrouped(batches(4, 2), torch.zeros(8, dtype=torch.bool), 4) == ()
+
+
+class Reciprocal(nn.Module):
+    """Divides by what a branch writes, so that zero in its place gives infinity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.up, self.down, self.read = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.sigmoid(self.up(x))
+        size = torch.relu(self.down(hidden)).sum(1, keepdim=True)
+        return self.read(hidden / (size > 0))
+
+
+def test_an_ablation_that_breaks_the_output_counts_as_the_worst() -> None:
+    subject = prepare(Reciprocal(), data(0, 48), "fidelity", FEW)
+    sites = {s.component: s for s in subject.anatomy.sites if s.kind == "branch"}
+    targets = [Target(site=sites[name], units=(0,)) for name in ("down", "read")]
+    # What stands in for `down` is negative: nothing is left to divide by.
+    means = {("down", "branch"): torch.full((1, 8), -1.0), ("read", "branch"): torch.zeros(1, 3)}
+    engine = engine_for(subject)
+    broken, mild = ablate(engine, subject.objective, subject.calibration, targets, means=means)
+    samples = sum(batch.size for batch in subject.calibration)
+    assert (broken.undefined, mild.undefined) == (samples, 0)
+    assert float(mild.divergence.min()) == pytest.approx(1)
+    assert torch.equal(broken.divergence, mild.divergence.max().expand(samples))
+    alone = ablate_together(
+        engine, subject.objective, subject.calibration, targets[:1], means=means
+    )  # fmt: skip
+    assert torch.equal(alone, torch.ones(samples))

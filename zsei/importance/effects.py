@@ -70,6 +70,9 @@ def effect_measurements(
     for unit, effect in _parts(effects):
         note = how(effect, replacement)
         rows = [_measurement("ablation_effect", effect.divergence, metric, note)]
+        if effect.undefined:
+            said = f"{rows[0].note}; {effect.undefined} outputs are no numbers and count as worst"
+            rows = [rows[0].model_copy(update={"note": said})]
         if effect.loss_increase is not None:
             rows.append(_measurement("ablation_loss", effect.loss_increase, "Δ loss", note))
         found[unit] = tuple(rows)

@@ -63,7 +63,8 @@ class ComponentSimilarity:
         for i in range(len(parts)):
             for j in range(i + 1):
                 grams = fine if layouts[i] == layouts[j] else coarse
-                values[i][j] = values[j][i] = self._cka(grams[i], grams[j])
+                likeness = self._cka(grams[i], grams[j])
+                values[i][j] = values[j][i] = 1.0 if i == j and likeness else likeness
         matrix = Matrix(
             name="component_similarity",
             title="Similarity of what the parts write (linear CKA)",
@@ -80,7 +81,9 @@ class ComponentSimilarity:
         if first.shape != second.shape or len(first) < self.fewest:
             return None
         bottom = float(first.norm() * second.norm())
-        return min(1.0, float((first * second).sum()) / bottom) if bottom > 1e-20 else None
+        return (
+            min(1.0, max(0.0, float((first * second).sum()) / bottom)) if bottom > 1e-20 else None
+        )
 
 
 def _layout(view: View, node: str) -> tuple[object, ...]:

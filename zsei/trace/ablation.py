@@ -36,6 +36,9 @@ class Effect:
     """[n], in the objective's metric."""
     loss_increase: Tensor | None
     """[n], with labels only."""
+    undefined: int = 0
+    """Samples on which the ablated output is NaN or infinite: they count as the worst finite ones
+    of all targets, since left out they would make what breaks the model look harmless."""
 
 
 def ablate(
@@ -80,14 +83,26 @@ def ablate(
                 done += 1
                 if progress is not None:
                     progress(done / (len(batches) * len(targets)))
+    moved = [torch.cat(parts) for parts in found]
+    dearer = [torch.cat(parts) for parts in losses if parts]
     return [
         Effect(
             target=target,
-            divergence=torch.cat(found[i]),
-            loss_increase=torch.cat(losses[i]) if losses[i] else None,
+            divergence=_settled(moved[i], moved),
+            loss_increase=_settled(dearer[i], dearer) if dearer else None,
+            undefined=int((~moved[i].isfinite()).sum()),
         )
         for i, target in enumerate(targets)
     ]
+
+
+def _settled(values: Tensor, everything: Sequence[Tensor]) -> Tensor:
+    """`values` with the largest finite number of everything (1 without one) for what is none."""
+    if bool(values.isfinite().all()):
+        return values
+    finite = torch.cat([part[part.isfinite()] for part in everything])
+    worst = finite.max() if len(finite) else torch.tensor(1.0)
+    return torch.where(values.isfinite(), values, worst.to(values.dtype))
 
 
 def ablate_together(
@@ -114,7 +129,8 @@ def ablate_together(
             )
             edited = readout(objective, engine.together(batch, replacements), batch)
             found.append(divergence(objective, edited, clean, batch))
-    return torch.cat(found)
+    moved = torch.cat(found)
+    return _settled(moved, [moved])
 
 
 def replacements_of(
