@@ -6,7 +6,7 @@ does not exist for a reader.
 
 import pytest
 from factories import FAMILIES
-from prepared import SMALL, traced
+from prepared import SMALL, seeded, traced
 
 from zsei.analyzers import ANALYZERS
 from zsei.importance.criteria import CRITERIA
@@ -104,9 +104,9 @@ SCORED = (
 @pytest.fixture(scope="module")
 def names() -> set[str]:
     """Everything measured on any of the subjects."""
-    model, data = FAMILIES["mlp"]()
-    one, other = data[: len(data) // 2], data[len(data) // 2 :]
-    grouped = prepare(model, {"one": one, "other": other}, settings=SMALL)
+    model, _ = FAMILIES["mlp"]()
+    groups = {"one": seeded(16, 8), "other": seeded(16, 8, seed=2) + 1}
+    grouped = prepare(model, groups, settings=SMALL)
     found: set[str] = set()
     for trace in (*map(traced, SUBJECTS), measure(grouped, SMALL, measures=MEASURES)):
         found |= {name for named in trace.measurements.values() for name in named}
