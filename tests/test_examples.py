@@ -15,6 +15,7 @@ EXPECTED = {
     "02_your_own_model.py": ("dead-units", "accepted", "parameters became"),
     "03_ask.py": ("> what was accepted and why?", "Output sensitivity"),
     "04_with_an_llm.py": ("struck out: 1", "remove-layer"),
+    "05_edges.py": ("writers sum to what is read", "agrees: scores of 24 edges"),
     "06_language.py": ("effective context: ", "final decisions stand"),
     "07_vision.py": ("resolution needed: ", "places"),
     "08_series.py": ("from the leader's past", "useful horizon"),
