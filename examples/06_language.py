@@ -1,7 +1,7 @@
 """A language model: which tokens carry the answer, how far back it looks, where it decides.
 
-A small Llama learns, in seconds, a made-up language in which every token repeats the one eight places
-before it, most of the time. So the truth is known: eight tokens are all that it can use.
+A small Llama learns, in seconds, a made-up language in which every token repeats the one eight
+places before it, most of the time. So the truth is known: eight tokens are all that it can use.
 """
 
 # %% Make the language, and train on it.

@@ -3,6 +3,7 @@ known.
 """  # fmt: skip
 
 from functools import cache
+from typing import Any, cast
 
 import pytest
 import torch
@@ -196,7 +197,7 @@ def test_unused_tokens_are_counted_or_not_told() -> None:
 
 
 def test_keys_and_values_take_what_their_projections_write() -> None:
-    config = llama().subject.model.config
+    config = cast(Any, llama().subject.model.config)
     found = AttentionMemory().measure(llama())
     size = config.hidden_size // config.num_attention_heads
     each = 2 * config.num_key_value_heads * size * 4
@@ -232,7 +233,7 @@ def test_what_reads_no_text_has_no_such_numbers() -> None:
 
 def test_single_positions_are_really_replaced() -> None:
     """One trial by hand: the mean stands at one position after one layer."""
-    from zsei.measures.token_flow import exact_effects
+    from zsei.measures.token_flow import Flow, exact_effects
     from zsei.trace.hooks import ModuleEngine
 
     view = planted("short_sighted", True)
@@ -242,7 +243,8 @@ def test_single_positions_are_really_replaced() -> None:
     mean = torch.full((zoo.WIDTH,), 0.25)
     picks = [(1, "embed", zoo.LONG - 2), (0, "embed", 3)]
     paths = {"embed": "embed"}
-    found = exact_effects(engine, view, few, paths, {"embed": mean}, picks, True)
+    flow = Flow(sizes={}, means={"embed": mean}, answer=run_twin(subject, few.inputs)[:, -1])
+    found = exact_effects(engine, view, few, paths, flow, picks, True)
 
     def edit(vectors: Tensor) -> Tensor:
         edited = vectors.clone()

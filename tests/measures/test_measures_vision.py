@@ -111,8 +111,9 @@ def test_a_model_that_looks_at_one_quarter_is_mapped_there() -> None:
 def test_kept_rows_know_their_place() -> None:
     """An image whose value is its own place."""
     numbers = torch.arange(64.0).view(1, 1, 8, 8).expand(16, 1, 8, 8).contiguous()
-    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten(), nn.Linear(64, 3))
-    nn.init.ones_(model[0].weight)
+    conv = nn.Conv2d(1, 1, 1, bias=False)
+    nn.init.ones_(conv.weight)
+    model = nn.Sequential(conv, nn.Flatten(), nn.Linear(64, 3))
     view = view_of(subject_of(model.eval(), [numbers], VALUES), SMALL)
     [stage] = stages(view)
     placed = places(view, stage)

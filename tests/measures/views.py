@@ -1,5 +1,7 @@
 """What a measure sees of a small subject, and what it found there by name."""
 
+from typing import ClassVar
+
 from zsei.measures import Measured, View
 from zsei.records import Matrix, Measurement
 from zsei.settings import Settings
@@ -8,7 +10,7 @@ from zsei.trace.run import trace
 
 
 class _Catch:
-    name = "catch"
+    name: ClassVar[str] = "catch"
 
     def __init__(self) -> None:
         self.seen: View | None = None

@@ -51,7 +51,7 @@ class ContextLength:
 
     name: ClassVar[str] = "context-length"
 
-    samples: int = 8
+    samples: int = 6
     """Samples that are cut."""
     ends: int = 4
     """Positions per sample whose prediction is compared; fewer for long cuts, to bound the cost."""

@@ -57,9 +57,9 @@ class TokenFlow:
     """Samples that are looked at."""
     probes: int = 1
     """Random output directions."""
-    trials: int = 8
+    trials: int = 6
     """Positions really replaced, each at one layer of one sample, in a single run."""
-    fewest_trials: int = 6
+    fewest_trials: int = 5
     """Trials with an effect below which no agreement is claimed."""
 
     def measure(self, view: View) -> Measured:
@@ -102,7 +102,7 @@ class TokenFlow:
 
     def _agreement(
         self, engine: ModuleEngine, view: View, few: Batch, paths: Mapping[str, str],
-        flow: "_Flow", causal: bool, generator: torch.Generator,
+        flow: "Flow", causal: bool, generator: torch.Generator,
     ) -> Measurement:  # fmt: skip
         """Spearman of predicted and exact effects of replacing single positions."""
         components = list(flow.sizes)
@@ -119,7 +119,7 @@ class TokenFlow:
         if not picks:
             why = "no position changes the answer"
             return could_not_tell("token_flow_agreement", "Spearman", why)
-        exact = exact_effects(engine, view, few, paths, flow.means, picks, causal)
+        exact = exact_effects(engine, view, few, paths, flow, picks, causal)
         predicted = torch.stack([flow.sizes[c][s, t] for s, c, t in picks])
         known = int((exact > 1e-9 * exact.max().clamp_min(1e-30)).sum())
         if known < self.fewest_trials or float(predicted.std()) == 0:
@@ -137,13 +137,15 @@ class TokenFlow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Flow:
+class Flow:
     """Sensitivity of positions after each layer."""
 
     sizes: Mapping[str, Tensor]
     """Component -> q [n, t]."""
     means: Mapping[str, Tensor]
     """Component -> mean of its stream over the data [d]."""
+    answer: Tensor
+    """The readout of the samples, unchanged."""
 
 
 def _streams(view: View, engine: ModuleEngine) -> dict[str, str]:
@@ -171,7 +173,7 @@ def _answer(view: View, output: Tensor, few: Batch, causal: bool) -> Tensor:
 def _flow(
     view: View, engine: ModuleEngine, few: Batch, paths: Mapping[str, str], causal: bool,
     count: int, generator: torch.Generator,
-) -> _Flow:  # fmt: skip
+) -> Flow:  # fmt: skip
     alive: dict[str, Tensor] = {}
 
     def tape(component: str) -> Callable[[Tensor], Tensor]:
@@ -200,7 +202,7 @@ def _flow(
                     moved = alive[component].detach() - means[component]
                     size = (gradient * moved).sum(-1).square() / count
                     sizes[component] = sizes[component] + size if component in sizes else size
-    return _Flow(sizes=sizes, means=means)
+    return Flow(sizes=sizes, means=means, answer=seen.detach())
 
 
 def _mean(view: View, component: str, value: Tensor) -> Tensor:
@@ -212,8 +214,8 @@ def _mean(view: View, component: str, value: Tensor) -> Tensor:
 
 
 def exact_effects(
-    engine: ModuleEngine, view: View, few: Batch, paths: Mapping[str, str],
-    means: Mapping[str, Tensor], picks: Sequence[tuple[int, str, int]], causal: bool,
+    engine: ModuleEngine, view: View, few: Batch, paths: Mapping[str, str], flow: Flow,
+    picks: Sequence[tuple[int, str, int]], causal: bool,
 ) -> Tensor:  # fmt: skip
     """Divergence [m] when, for each (sample, component, position), the mean stands there.
 
@@ -230,16 +232,15 @@ def exact_effects(
             edited = value.clone()
             for row, (_, where, position) in enumerate(picks):
                 if where == component:
-                    edited[row, position] = means[component]
+                    edited[row, position] = flow.means[component]
             return edited
 
         return see
 
     with torch.no_grad():
-        clean = _answer(view, engine.run(few), few, causal)[samples]
         watch = {paths[c]: replacing(c) for c in dict.fromkeys(c for _, c, _ in picks)}
         seen = _answer(view, engine.run(trial, watch), trial, causal)
-        return divergence(view.subject.objective, seen, clean, trial)
+        return divergence(view.subject.objective, seen, flow.answer[samples], trial)
 
 
 def _shares(sizes: Tensor) -> Tensor:
