@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from zsei.subject.streamed import available_memory, fitted, mapped_weights, rele
 
 def saved(folder: Path, dtype: torch.dtype = torch.float32, **config: object) -> Path:
     """A tiny decoder in shards."""
-    model, _ = tiny_llama(**config)
+    model: Any = tiny_llama(**config)[0]
     model.to(dtype).save_pretrained(folder, max_shard_size="20KB")
     return folder
 
@@ -186,7 +187,7 @@ def test_too_little_disk_says_how_much_it_takes(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_folder_in_float32_needs_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model, _ = tiny_bert()
+    model: Any = tiny_bert()[0]
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(streamed, "widen", lambda *_: pytest.fail("nothing to widen"))
     loaded = load_model(tmp_path / "model", settings(tmp_path))
