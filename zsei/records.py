@@ -159,7 +159,8 @@ class AttributedEdge(Record):
     port: Literal["q", "k", "v", "in"] = "in"
     """Which input of the reader: query, key or value of a head, or its only one."""
     attribution: float
-    """Σ (a - a*) · g: first-order change of the objective, or its RMS over probes."""
+    """Σ (a* - a) · g: first-order change of the objective when the mean a* is put in, or without
+    labels the RMS of that over probes."""
     std: float | None = None
     n: int = 0
     integrated: float | None = None

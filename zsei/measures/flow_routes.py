@@ -48,7 +48,7 @@ class FlowRoutes:
         stream, whole = view.taps.edges.stream, view.whole
         if not whole.samples or not stream.places:
             return Measured()
-        routes = known_routes(view.taps.attentions, stream, whole, self.queries)
+        routes = known_routes(view.taps.attentions, view.taps.edges, whole, self.queries)
         heads = {tap.component: tap.heads for tap in view.taps.attentions}
         found: dict[str, tuple[Measurement, ...]] = {}
         table: dict[str, tuple[float, float, float]] = {}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from zsei.trace.attention_maps import AttentionCall, attention_weights
+from zsei.trace.edge_plan import EdgePlan
 from zsei.trace.edge_stream import Stream
 from zsei.trace.edge_values import Whole, written
 from zsei.trace.taps import HeadTap
@@ -50,7 +51,9 @@ def join_of(stream: Stream, component: str) -> str | None:
     return joins[0] if len(joins) == 1 else None
 
 
-def attention_route(tap: HeadTap, join: str, whole: Whole, queries: int) -> AttentionRoute | None:
+def attention_route(
+    tap: HeadTap, join: str, whole: Whole, queries: int, *, crossed: bool = False
+) -> AttentionRoute | None:
     """Shares at the join of one attention.
 
     Args:
@@ -58,6 +61,7 @@ def attention_route(tap: HeadTap, join: str, whole: Whole, queries: int) -> Atte
         join: The sum it enters.
         whole: Values of some samples.
         queries: Queries per sample, evenly spread over the real ones.
+        crossed: Keys are of another stream, so none of them is the query's own position.
     """
     needed = [whole.values.get(name) for name in (tap.query, tap.key, tap.value, join)]
     if tap.projection is None or any(value is None for value in needed):
@@ -75,6 +79,8 @@ def attention_route(tap: HeadTap, join: str, whole: Whole, queries: int) -> Atte
         for s in range(len(total))
     ]
     heads, own, others, stream = (torch.cat([f[i] for f in found]) for i in range(4))
+    if crossed:
+        own, others = torch.zeros_like(own), own + others
     return AttentionRoute(heads=heads, own=own, others=others, stream=stream)
 
 
@@ -132,13 +138,17 @@ def branch_share(stream: Stream, component: str, join: str, whole: Whole) -> Ten
 
 
 def known_routes(
-    taps: tuple[HeadTap, ...], stream: Stream, whole: Whole, queries: int
+    taps: tuple[HeadTap, ...], plan: EdgePlan, whole: Whole, queries: int
 ) -> Mapping[str, AttentionRoute]:
     """Attention -> its shares, where its output joins a stream."""
+    read = {name: reader.place for reader in plan.readers for name in reader.names}
     found = {}
     for tap in taps:
-        join = join_of(stream, tap.component)
-        route = attention_route(tap, join, whole, queries) if join is not None else None
+        join = join_of(plan.stream, tap.component)
+        if join is None:
+            continue
+        crossed = read.get((tap.heads[0], "q")) != read.get((tap.heads[0], "k"))
+        route = attention_route(tap, join, whole, queries, crossed=crossed)
         if route is not None:
             found[tap.component] = route
     return found
