@@ -11,7 +11,7 @@ from factories import FAMILIES
 from oracles.paths import percentile_interval
 from prepared import SMALL, analysed, family, measured_only, seeded, subject_of
 from torch import Tensor, nn
-from zoo import WIDTH, Branches, Transformer, duplicate_neurons, idle_head
+from zoo import WIDTH, Branches, Transformer, idle_head
 
 from zsei.analyzers import Analysis, run_analyzers
 from zsei.analyzers.check_claims import claim_checks, fresh_samples
@@ -36,11 +36,10 @@ from zsei.analyzers.checks import (
 from zsei.analyzers.dead_units import DeadUnits
 from zsei.analyzers.halves import half_analyses, too_few
 from zsei.analyzers.low_effect import LowEffect
-from zsei.analyzers.redundant_neurons import RedundantNeurons
 from zsei.analyzers.validate import validate
 from zsei.records import Check, Finding, Measurement, Proposal, Verdict
 from zsei.settings import Settings
-from zsei.subject.objective import Objective, divergence
+from zsei.subject.objective import Objective
 from zsei.subject.types import Batch, Watch
 from zsei.trace.ablation import Target, ablate_together
 from zsei.trace.engine import Engine
@@ -415,42 +414,6 @@ def test_units_of_little_effect_are_removed_together_again(analysis: Analysis) -
         first = checks[low.id].evidence[0]
         assert first.value == pytest.approx(float(moved.double().square().mean()))
         assert first.n == sum(b.size for b in fresh.importance.batches)
-
-
-def test_units_that_repeat_others_can_be_merged_and_others_cannot() -> None:
-    made = duplicate_neurons()
-    subject = subject_of(made.model, [made.data], VALUES)
-    analysis = analysed(subject, ENOUGH)
-    [twins] = RedundantNeurons().find(analysis)
-    check = claim_checks(analysis, (twins,))[twins.id]
-    assert check.outcome == "agrees"
-    assert check.evidence[0].value == pytest.approx(0, abs=1e-9)
-    note = twins.evidence[0].model_copy(update={"note": "neurons alike: 0=1 2=5=7"})
-    lie = twins.model_copy(update={"evidence": (note, *twins.evidence[1:])})
-    check = claim_checks(analysis, (lie,))[lie.id]
-    assert check.outcome == "disagrees"
-    # The same by numpy's own fit of a line, and by editing the model's value in one place.
-    site = subject.anatomy.site("blocks.0/mlp", "neuron")
-    assert site is not None
-    node = site.node
-    rows: list[Tensor] = []
-    for batch in analysis.importance.batches:
-        analysis.engine.run(batch, {node: lambda value: rows.append(value)})
-    seen = torch.cat([r.flatten(0, 1) for r in rows]).double().numpy()
-    fits = {(j, i): np.polyfit(seen[:, i], seen[:, j], 1) for i, j in ((0, 1), (2, 5), (2, 7))}
-
-    def edit(value: Tensor) -> Tensor:
-        value = value.clone()
-        for (j, i), (slope, constant) in fits.items():
-            value[:, :, j] = value[:, :, i] * slope + constant
-        return value
-
-    moved = [
-        divergence(VALUES, analysis.engine.run(b, {node: edit}), analysis.engine.run(b), b)
-        for b in fresh_samples(analysis).importance.batches
-    ]
-    expected = float(torch.cat(moved).double().square().mean())
-    assert check.evidence[0].value == pytest.approx(expected, rel=1e-4)
 
 
 def test_claims_are_tried_on_samples_that_no_ablation_has_seen(analysis: Analysis) -> None:

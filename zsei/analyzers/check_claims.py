@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from zsei.analyzers.check_merging import merging_check
 from zsei.analyzers.checks import ablation_check, inconclusive, targets_of
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.effects import joint_effect
@@ -104,15 +103,9 @@ def _bypassed(analysis: Analysis, finding: Finding) -> Check:
     )  # fmt: skip
 
 
-def _merged(analysis: Analysis, finding: Finding) -> Check:
-    """Units that repeat others: what the others say they are must do nearly as well."""
-    return merging_check(analysis, fresh_samples(analysis), finding)
-
-
 CLAIMS: Mapping[str, Claim] = {
     "dead-units": _dead,
     "low-effect": _little,
     "redundant-layers": _bypassed,
-    "redundant-neurons": _merged,
 }
 """Code -> how its claim is tried. Other codes are looked for again on two halves of the samples."""
