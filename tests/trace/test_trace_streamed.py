@@ -16,6 +16,7 @@ from zsei.settings import Settings
 from zsei.subject import streamed as streamed_subject
 from zsei.subject.prepare import prepare
 from zsei.subject.types import Batch, Replacement, Subject
+from zsei.trace.attention_evidence import _samples_at_once
 from zsei.trace.engine import engine_for
 from zsei.trace.interpreter import ProgramEngine
 from zsei.trace.run import trace
@@ -257,3 +258,11 @@ def test_a_streamed_analysis_goes_to_the_verdict(tmp_path: Path, monkeypatch: py
     large = record("always")
     assert {v.outcome for v in large.verdicts} == {"inconclusive"}
     assert "available memory does not hold" in large.verdicts[0].reason
+
+
+def test_long_inputs_hold_the_attention_of_fewer_samples_at_a_time() -> None:
+    def held(length: int) -> int:
+        value = torch.empty(8, 12, length, 64, device="meta")
+        return _samples_at_once(value, value)
+
+    assert [held(length) for length in (64, 1024, 2048, 8192)] == [4, 4, 1, 1]

@@ -5,6 +5,7 @@ Weights are recomputed for a few samples per batch. Index letters: n sample, h h
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from zsei.trace.taps import HeadTap, Taps
 
 SAMPLES = 4
 """Samples per batch whose attention weights are recomputed."""
+WEIGHTS = 2**26
+"""Attention weights held at a time; one sample's at least."""
 QUERIES = 64
 """Query positions, evenly spread, at which attention is compared between inputs."""
 LENGTHS = 4
@@ -80,28 +83,35 @@ def keep_attention(
         batch: The batch.
         kept: Added to.
     """
+    few = _samples_at_once(calls[heads.query], calls[heads.key])
     call = AttentionCall(
-        query=calls[heads.query][:SAMPLES],
-        key=calls[heads.key][:SAMPLES],
-        mask=calls[heads.mask][:SAMPLES] if heads.mask else None,
+        query=calls[heads.query][:few],
+        key=calls[heads.key][:few],
+        mask=calls[heads.mask][:few] if heads.mask else None,
         causal=heads.causal,
         scale=heads.scale,
     )
     weights = attention_weights(call)
     n, _, queries, keys = weights.shape
     real = None
-    if batch.mask is not None and batch.mask.shape[1] == queries and len(batch.mask[:SAMPLES]) == n:
-        real = batch.mask[:SAMPLES]
+    if batch.mask is not None and batch.mask.shape[1] == queries and len(batch.mask[:few]) == n:
+        real = batch.mask[:few]
     delimiters = None
     if taps.tokens is not None:
-        tokens = batch.inputs[taps.tokens][:SAMPLES]
+        tokens = batch.inputs[taps.tokens][:few]
         if tokens.shape == (n, keys):
             delimiters = torch.isin(tokens, torch.tensor(sorted(taps.delimiters)))
     found = head_patterns(weights, real, delimiters)
     if heads.projection is not None and heads.value in calls:
-        found |= routing(weights, calls[heads.value][:SAMPLES], heads.projection, real)
+        found |= routing(weights, calls[heads.value][:few], heads.projection, real)
     kept.patterns.append(found)
     _keep_shared(weights, real, kept)
+
+
+def _samples_at_once(query: Tensor, key: Tensor) -> int:
+    """How many samples' weights [h, i, j] are held at a time: fewer when inputs are long."""
+    pairs = prod(query.shape[1:-1]) * key.shape[-2]
+    return max(1, min(SAMPLES, WEIGHTS // max(pairs, 1)))
 
 
 def _keep_shared(weights: Tensor, real: Tensor | None, kept: AttentionEvidence) -> None:
