@@ -822,6 +822,7 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embed(tokens)
+        assert isinstance(self.seen, Tensor)
         for block in self.blocks:
             x = block(x, self.seen[None, None, : tokens.shape[1], : tokens.shape[1]])
         return self.head(self.norm(x))
@@ -957,9 +958,9 @@ ZOO = (
     duplicated_head, idle_head, faint_head, dead_neurons, constant_neurons, duplicate_neurons,
     identity_layer, rank_pinch, low_rank_weight, vanishing_gradient, exploding_gradient, busy_idler,
     slow_idler, memory_hog, loud_head,
-    one_true_path, loud_unread_route, useless_width, attention_hog, artificial_pinch, necessary_pinch,
-    specialist, idle_second_call, unrolled_loop, recurrent_loop, low_rank_convolution,
-    dead_channels, identity_convolutions, unread_branch,
+    one_true_path, loud_unread_route, useless_width, attention_hog, artificial_pinch,
+    necessary_pinch, specialist, idle_second_call, unrolled_loop, recurrent_loop,
+    low_rank_convolution, dead_channels, identity_convolutions, unread_branch,
     copied_head_of_another_layer, harmless_copies, semantic_twins, conflicting_heads,
     relay_of_heads, idle_skip, twin_towers,
     short_sighted, crowded_head, early_pool, forgetful_forecaster,

@@ -172,10 +172,10 @@ def test_no_lens_is_claimed_where_head_and_norm_do_not_give_the_logits() -> None
         assert LayerDecisions().measure(view_of(family(name), SMALL)).measurements == {}
 
 
-def test_a_stream_of_four_directions_needs_no_more() -> None:
+def test_a_stream_of_ten_directions_needs_little_more() -> None:
     narrow = Vocabulary().measure(planted("crowded_head", False))
     wide = Vocabulary().measure(planted("crowded_head", True))
-    assert value(narrow, "head", "head_rank_needed") <= 8
+    assert value(narrow, "head", "head_rank_needed") <= 14
     assert value(wide, "head", "head_rank_needed") >= 24
     weight = planted("crowded_head", True).subject.model.get_submodule("head").weight
     assert isinstance(weight, nn.Parameter)
