@@ -187,7 +187,7 @@ def probes(
     if objective.output == "logits" and values.ndim == 2:
         return [_signed_score(values, generator) for _ in range(count)]
     if objective.output == "logits":
-        return [_fisher_score(values, batch, generator) for _ in range(count)]
+        return _fisher_scores(values, batch, count, generator)
     flat = values.flatten(1)
     clean = flat.detach()
     directions = _orthogonal(clean.shape, count, generator).to(clean.dtype)
@@ -218,14 +218,21 @@ def _signed_score(values: Tensor, generator: torch.Generator) -> Tensor:
     return (signs * log_p.detach().div(2).exp() * log_p).sum(-1)
 
 
-def _fisher_score(values: Tensor, batch: Batch, generator: torch.Generator) -> Tensor:
+def _fisher_scores(
+    values: Tensor, batch: Batch, count: int, generator: torch.Generator
+) -> list[Tensor]:
     """Log p(y) of classes drawn from the model's own distribution, Σ over positions / √T: [n]."""
+    # One softmax and one table to draw from serve all probes: of a small model they cost the most.
     log_p = values.log_softmax(-1)
     flat = log_p.detach().exp().flatten(0, -2)
-    drawn = torch.multinomial(flat, 1, generator=generator).view(*log_p.shape[:-1], 1)
-    chosen = log_p.gather(-1, drawn)[..., 0]
+    drawn = torch.multinomial(flat, count, replacement=True, generator=generator)
     mask = _position_mask(values, batch).to(values.dtype).flatten(1)
-    return (chosen.flatten(1) * mask).sum(1) / mask.sum(1).clamp_min(1).sqrt()
+    length = mask.sum(1).clamp_min(1).sqrt()
+    found = []
+    for labels in drawn.unbind(1):
+        chosen = log_p.gather(-1, labels.view(*log_p.shape[:-1], 1))[..., 0]
+        found.append((chosen.flatten(1) * mask).sum(1) / length)
+    return found
 
 
 def predicted_divergence(objective: Objective, quadratic: Tensor) -> Tensor:
