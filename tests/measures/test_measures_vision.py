@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from trained import TRAINED
 
 from zsei.measures import ReceptiveField, Resolution, SpatialFlow, View
-from zsei.measures.images import places, stages
+from zsei.measures.images import stages
 from zsei.measures.modality import few_samples, image_input, run_twin
 from zsei.measures.receptive_field import influences
 from zsei.measures.resolution import coarser
-from zsei.measures.spatial_flow import occlusion
+from zsei.measures.spatial_flow import flow_map, occlusion, stage_sizes
 from zsei.settings import Settings
 from zsei.subject.objective import Objective
 from zsei.subject.prepare import prepare
@@ -108,19 +108,24 @@ def test_a_model_that_looks_at_one_quarter_is_mapped_there() -> None:
     assert value(found, "conv", "spatial_spread") <= 0.25 + 1e-6
 
 
-def test_kept_rows_know_their_place() -> None:
-    """An image whose value is its own place."""
-    numbers = torch.arange(64.0).view(1, 1, 8, 8).expand(16, 1, 8, 8).contiguous()
-    conv = nn.Conv2d(1, 1, 1, bias=False)
-    nn.init.ones_(conv.weight)
-    model = nn.Sequential(conv, nn.Flatten(), nn.Linear(64, 3))
-    view = view_of(subject_of(model.eval(), [numbers], VALUES), SMALL)
-    [stage] = stages(view)
-    placed = places(view, stage)
-    assert placed is not None
-    y, x, extra = placed
-    assert not bool(extra.any())
-    assert torch.equal(view.rows[stage.node][:, 0], (y * 8 + x).float())
+def test_maps_are_sums_over_every_place() -> None:
+    """y = Σ w x² with known w: |g (a - ā)| is known at every place."""
+    subject = subject_of(Corner().eval(), [seeded(8, 1, 8, 8)], VALUES, batch_size=8)
+    view = view_of(subject, SMALL)
+    [stage] = [s for s in stages(view) if s.component == "conv"]
+    size = stage_sizes(view, (stage,))["conv"].view(8, 8, 8)
+    share, extra = flow_map(size.flatten(1), stage, 4)
+    assert extra is None
+    total = float(size.sum())
+    for y in range(4):
+        for x in range(4):
+            cell = sum(
+                float(size[n, i, j])
+                for n in range(8)
+                for i in (2 * y, 2 * y + 1)
+                for j in (2 * x, 2 * x + 1)
+            )
+            assert float(share[y, x]) == pytest.approx(cell / total, abs=1e-9)
 
 
 def test_covering_is_what_it_says() -> None:

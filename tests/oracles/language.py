@@ -38,13 +38,11 @@ def position_sensitivity(
     vectors = embed(ids[None])[0].detach()
     found = []
     for t in range(len(vectors)):
-
-        def at(scale: Tensor, t: int = t) -> Tensor:
-            changed = vectors.clone()
-            changed[t] = vectors[t] + scale * (vectors[t] - mean)
-            return rest(changed[None])[0, -1].log_softmax(-1)[drawn]
-
-        slope = torch.func.jacrev(at)(torch.zeros(()))
+        scale = torch.zeros((), requires_grad=True)
+        changed = vectors.clone()
+        changed[t] = vectors[t] + scale * (vectors[t] - mean)
+        likely = rest(changed[None])[0, -1].log_softmax(-1)[drawn]
+        [slope] = torch.autograd.grad(likely, [scale])
         found.append(float(slope) ** 2)
     return found
 

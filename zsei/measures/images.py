@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from zsei.subject.reading import shape
-from zsei.trace.rows import row_indices
 from zsei.trace.view import View
 
 MOST_STAGES = 8
@@ -84,26 +83,3 @@ def node_shapes(view: View, nodes: Sequence[str]) -> Mapping[str, tuple[int, ...
     with torch.no_grad():
         view.engine.run(view.subject.calibration[0], {name: seeing(name) for name in nodes})
     return found
-
-
-def places(view: View, stage: Stage) -> tuple[Tensor, Tensor, Tensor] | None:
-    """(y, x, extra) of each kept row of a stage, [r]; extra rows have y = x = -1."""
-    ys, xs, extras = [], [], []
-    kept = view.evidence.values.get(stage.node)
-    if kept is None or len(kept.row_samples) != len(view.subject.calibration):
-        return None
-    for batch, rows in zip(view.subject.calibration, kept.row_samples, strict=True):
-        if stage.tokens:
-            lead = (batch.size, stage.extra + stage.height * stage.width)
-            token = row_indices(lead, batch.mask, len(rows))[1] - stage.extra
-            y, x = token // stage.width, token % stage.width
-            extra = token < 0
-        else:
-            _, y, x = row_indices((batch.size, stage.height, stage.width), batch.mask, len(rows))
-            extra = torch.zeros_like(y, dtype=torch.bool)
-        if len(y) != len(rows):
-            return None
-        ys.append(torch.where(extra, -1, y))
-        xs.append(torch.where(extra, -1, x))
-        extras.append(extra)
-    return torch.cat(ys), torch.cat(xs), torch.cat(extras)

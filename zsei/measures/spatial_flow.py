@@ -1,15 +1,17 @@
 """Which places of the image carry the decision, stage by stage."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from zsei.measures.images import Stage, places, stages
+from zsei.measures.images import Stage, stages
 from zsei.measures.modality import few_samples, image_input, rank_correlation, run_twin
 from zsei.records import Matrix, Measurement
-from zsei.subject.objective import divergence, readout
+from zsei.subject.objective import divergence, loss, probes, readout
 from zsei.subject.types import Batch
 from zsei.trace.view import Measured, View
 
@@ -22,13 +24,13 @@ class SpatialFlow:
     Measures: the share of the objective's first-order sensitivity that stands in each cell of a
     coarse grid after a stage, and the exact effect of covering that cell of the input.
 
-    Formula: share(cell) ∝ mean over rows r in the cell of |g_r · (a_r - ā)|, a_r [c] the stage's
-    value at a sample and place, g_r the gradient there (of the loss; without labels of one random
-    output direction), ā the mean over rows. Token stages use the places of their patches;
-    extra_token_share is the share of tokens that have no place (CLS). spatial_spread = exp(entropy
-    of the shares) / cells: 1 when all cells count alike. occlusion_map = E_n D when the mean image
-    stands in the cell. spatial_flow_agreement: Spearman over cells of the first stage's shares with
-    the covering effects.
+    Formula: share(cell) ∝ mean over samples and places of the cell of |g · (a - ā)|, a [c] the
+    stage's value at a sample and place, g the gradient there (of the loss; without labels of one
+    random output direction), ā the mean over samples and places of one batch. Token stages use the
+    places of their patches; extra_token_share is the share of tokens that have no place (CLS).
+    spatial_spread = exp(entropy of the shares) / cells: 1 when all cells count alike. occlusion_map
+    = E_n D when the mean image stands in the cell. spatial_flow_agreement: Spearman over cells of
+    the first stage's shares with the covering effects.
 
     Reading it: a spread that falls with depth says that the decision gathers in few places; an
     extra-token share that rises says that it moves into the class token.
@@ -56,18 +58,19 @@ class SpatialFlow:
         if index is None:
             return Measured()
         known = stages(view)
+        sizes = stage_sizes(view, known)
+        n = view.subject.calibration[0].size
         found: dict[str, tuple[Measurement, ...]] = {}
         shares: dict[str, Tensor] = {}
         for stage in known:
-            shown = flow_map(view, stage, self.grid)
-            if shown is None:
+            if stage.component not in sizes:
                 continue
-            share, extra, n = shown
+            share, extra = flow_map(sizes[stage.component], stage, self.grid)
             here: list[Measurement] = []
-            if float(share.nansum()) > 0:
+            if float(share.sum()) > 0:
                 shares[stage.component] = share
                 flat = share[share > 0]
-                even = float((-(flat * flat.log()).sum()).exp()) / int((~share.isnan()).sum())
+                even = float((-(flat * flat.log()).sum()).exp()) / share.numel()
                 here.append(
                     Measurement(name="spatial_spread", value=even, unit="share of cells", n=n)
                 )
@@ -78,7 +81,6 @@ class SpatialFlow:
             return Measured(measurements=found)
         chosen = torch.linspace(0, len(shares) - 1, self.maps).round().long().tolist()
         names = [list(shares)[i] for i in dict.fromkeys(chosen)]
-        n = len(view.sample_groups)
         matrices = [
             _map("spatial_flow", f"Where the decision comes from, after {name}", shares[name],
                  "share", n, name)
@@ -90,45 +92,69 @@ class SpatialFlow:
             _map("occlusion_map", "Effect of covering each cell of the image", cover,
                  view.subject.objective.metric, min(self.covered, n), None)
         )  # fmt: skip
-        known_cells = ~shares[first].isnan()
-        if shares[first].shape == cover.shape and float(cover[known_cells].std()) > 0:
-            value = rank_correlation(shares[first][known_cells], cover[known_cells])
-            note = f"over {int(known_cells.sum())} cells" + (
-                "; below 0.7: not validated" if value < 0.7 else ""
-            )
+        if shares[first].shape == cover.shape and float(cover.std()) > 0:
+            value = rank_correlation(shares[first].flatten(), cover.flatten())
+            sure = "; below 0.7: not validated" if value < 0.7 else ""
             m = Measurement(name="spatial_flow_agreement", value=value, unit="Spearman",
-                            n=min(self.covered, n), note=note)  # fmt: skip
+                            n=min(self.covered, n),
+                            note=f"over {cover.numel()} cells{sure}")  # fmt: skip
             found[first] = (*found[first], m)
         return Measured(measurements=found, matrices=tuple(matrices))
 
 
-def flow_map(view: View, stage: Stage, grid: int) -> tuple[Tensor, float | None, int] | None:
-    """(share of each cell [y, x], share of tokens without a place, samples) of one stage.
+def stage_sizes(view: View, known: tuple[Stage, ...]) -> dict[str, Tensor]:
+    """Component -> |g · (a - ā)| summed over channels, [n, extra + y · x], on one batch.
 
-    All shares are 0 where only tokens without a place count; NaN where no row was kept.
+    Whole maps rather than kept rows: rows at even steps fall into a few columns of large maps.
     """
-    values, gradients = view.rows.get(stage.node), view.gradient_rows.get(stage.node)
-    placed = places(view, stage)
-    if values is None or gradients is None or placed is None or len(values) != len(gradients):
-        return None
-    size = ((values - values.mean(0)) * gradients).sum(1).abs().double()
-    y, x, extra = placed
+    batch, objective = view.subject.calibration[0], view.subject.objective
+    alive: dict[str, Tensor] = {}
+
+    def tape(component: str) -> Callable[[Tensor], Tensor]:
+        def see(value: Tensor) -> Tensor:
+            value = value if value.requires_grad else value.detach().requires_grad_()
+            alive[component] = value
+            return value
+
+        return see
+
+    generator = torch.Generator().manual_seed(view.settings.seed)
+    with torch.enable_grad():
+        output = view.engine.run(batch, {stage.node: tape(stage.component) for stage in known})
+        seen = readout(objective, output, batch)
+        if objective.supervised:
+            scalar = loss(objective, seen, batch).sum()
+        else:
+            scalar = probes(objective, seen, batch, 1, generator)[0].sum()
+        stages_seen = [stage for stage in known if stage.component in alive]
+        gradients = torch.autograd.grad(
+            scalar, [alive[stage.component] for stage in stages_seen], allow_unused=True
+        )
+    found: dict[str, Tensor] = {}
+    for stage, gradient in zip(stages_seen, gradients, strict=True):
+        if gradient is None:
+            continue
+        axis = 2 if stage.tokens else 1
+        value = alive[stage.component].detach()
+        centred = value - value.mean([i for i in range(value.ndim) if i != axis], keepdim=True)
+        found[stage.component] = (centred * gradient).sum(axis).abs().flatten(1).double()
+    return found
+
+
+def flow_map(size: Tensor, stage: Stage, grid: int) -> tuple[Tensor, float | None]:
+    """(share of each cell [y, x], share of tokens without a place) of one stage.
+
+    All shares are 0 where only tokens without a place count.
+    """
+    mean = size.mean(0)
+    inside = mean[stage.extra :].view(1, 1, stage.height, stage.width)
     rows, columns = min(grid, stage.height), min(grid, stage.width)
-    cell = (y * rows // stage.height) * columns + x * columns // stage.width
-    total = torch.zeros(rows * columns, dtype=torch.float64)
-    count = torch.zeros(rows * columns, dtype=torch.float64)
-    inside = ~extra
-    total.index_add_(0, cell[inside], size[inside])
-    count.index_add_(0, cell[inside], torch.ones(int(inside.sum()), dtype=torch.float64))
-    # A cell that no kept row fell into is unknown, not empty.
-    mean = torch.where(count > 0, total / count.clamp_min(1), torch.nan)
-    share = (mean / mean.nansum().clamp_min(1e-30)).view(rows, columns)
-    outside = None
-    if stage.extra and bool(extra.any()):
-        apart = float(size[extra].mean()) * stage.extra
-        whole = apart + float(size[inside].mean()) * stage.height * stage.width
-        outside = apart / whole if whole > 0 else None
-    return share, outside, len(view.row_samples[stage.node].unique())
+    cells = F.adaptive_avg_pool2d(inside, (rows, columns))[0, 0]
+    share = cells / cells.sum().clamp_min(1e-30)
+    if not stage.extra:
+        return share, None
+    whole = float(mean.sum())
+    return share, float(mean[: stage.extra].sum()) / whole if whole > 0 else None
 
 
 def occlusion(view: View, index: int, grid: int, samples: int) -> Tensor:
@@ -167,7 +193,7 @@ def _map(name: str, title: str, values: Tensor, unit: str, n: int, component: st
         title=title,
         rows=tuple(f"y{i}" for i in range(values.shape[0])),
         columns=tuple(f"x{i}" for i in range(values.shape[1])),
-        values=tuple(tuple(None if v != v else v for v in row) for row in values.tolist()),
+        values=tuple(tuple(row) for row in values.tolist()),
         unit=unit,
         n=n,
         component=component,
