@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 import torch
 import zoo
+from factories import FAMILIES
 from measures.views import matrix, named, value, view_of
 from oracles.language import (
     entropy_rank,
@@ -33,7 +34,7 @@ from zsei.measures.modality import answers_from_the_last, few_samples, run_twin,
 from zsei.measures.reach import doublings, reach
 from zsei.measures.tail import find_tail
 from zsei.settings import Settings
-from zsei.subject.objective import divergence
+from zsei.subject.objective import divergence, probes
 from zsei.subject.prepare import prepare
 
 SETTINGS = Settings(samples=32, batch_size=16, probes=1)
@@ -109,26 +110,26 @@ def test_who_answers_from_the_last_token_is_measured() -> None:
 
 
 def test_position_shares_are_squared_slopes() -> None:
-    """On one sample and with the class that the probe draws, position by position."""
+    """On one sample and along the direction that the probe draws, position by position."""
     view = planted("short_sighted", True)
     subject = view.subject
     found = TokenFlow(samples=1, trials=0).measure(view)
-    shares = dict(zip(matrix(found, "token_flow").columns,
-                      matrix(found, "token_flow").values[0], strict=True))  # fmt: skip
+    flow = matrix(found, "token_flow")
+    shares = dict(zip(flow.columns, flow.values[0], strict=True))
     few = few_samples(subject, 1)
     model = subject.model
-    embed = model.get_submodule("embed")
     mean = view.rows[subject.anatomy.outputs["embed"]].mean(0)
-    clean = run_twin(subject, few.inputs)[:, -1].softmax(-1)
-    drawn = torch.multinomial(clean, 1, generator=torch.Generator().manual_seed(0))
 
-    def rest(vectors: Tensor) -> Tensor:
+    def answer(vectors: Tensor) -> Tensor:
         block = model.get_submodule("blocks.0")
         seen = dict(model.named_buffers())["seen"][None, None]
-        normed = model.get_submodule("norm")(block(vectors, seen))
-        return model.get_submodule("head")(normed)
+        logits = model.get_submodule("head")(model.get_submodule("norm")(block(vectors, seen)))
+        generator = torch.Generator().manual_seed(0)
+        [drawn] = probes(subject.objective, logits[:, -1], few, 1, generator)
+        return drawn.sum()
 
-    sizes = position_sensitivity(embed, rest, few.inputs[0][0], mean, int(drawn))
+    vectors = model.get_submodule("embed")(few.inputs[0])[0]
+    sizes = position_sensitivity(vectors, answer, mean)
     total = sum(sizes)
     assert shares["0"] == pytest.approx(sizes[-1] / total, rel=1e-3)
     assert shares["2-3"] == pytest.approx(sum(sizes[-4:-2]) / total, rel=1e-3)
@@ -192,7 +193,9 @@ def test_unused_tokens_are_counted_or_not_told() -> None:
     assert logits is not None
     seen = {int(i) for row in logits for i in row.argsort(descending=True)[:3]}
     assert found.value == pytest.approx(1 - len(seen) / logits.shape[1])
-    told = named(Vocabulary().measure(view_of(family("gpt2"), SMALL)), "lm_head")
+    model, data = FAMILIES["gpt2"]()
+    few = Settings(samples=8, batch_size=4, probes=1)
+    told = named(Vocabulary().measure(view_of(prepare(model, data, settings=few), few)), "lm_head")
     assert told["head_rank_needed"].state == "could not tell"
     assert "64 are needed" in told["head_rank_needed"].note
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def kl(first: Tensor, second: Tensor) -> Tensor:
@@ -32,17 +32,15 @@ def shorter_context(
 
 
 def position_sensitivity(
-    embed: nn.Module, rest: Callable[[Tensor], Tensor], ids: Tensor, mean: Tensor, drawn: int
+    vectors: Tensor, answer: Callable[[Tensor], Tensor], mean: Tensor
 ) -> list[float]:
-    """(∂ log p(drawn) at the last position / ∂ e_t · (e_t - mean))² for each position t."""
-    vectors = embed(ids[None])[0].detach()
+    """(∂ answer / ∂ e_t · (e_t - mean))² for each position t of embeddings [t, d]."""
     found = []
     for t in range(len(vectors)):
         scale = torch.zeros((), requires_grad=True)
-        changed = vectors.clone()
-        changed[t] = vectors[t] + scale * (vectors[t] - mean)
-        likely = rest(changed[None])[0, -1].log_softmax(-1)[drawn]
-        [slope] = torch.autograd.grad(likely, [scale])
+        changed = vectors.detach().clone()
+        changed[t] = changed[t] + scale * (changed[t].detach() - mean)
+        [slope] = torch.autograd.grad(answer(changed[None]), [scale])
         found.append(float(slope) ** 2)
     return found
 
