@@ -143,7 +143,10 @@ def _written_out_gelu(x: Tensor) -> Tensor:
         lambda x: x * torch.sigmoid(x), _written_out_gelu,
         lambda x: F.gelu(x, approximate="tanh"), lambda x: F.leaky_relu(x, 0.005),
     ],
-    ids=str,
+    ids=[
+        "relu", "gelu", "silu", "tanh", "sigmoid", "softplus", "hardswish", "elu", "written silu",
+        "written gelu", "gelu by tanh", "leaky relu",
+    ],
 )  # fmt: skip
 def test_saturation_is_the_share_of_flat_entries(function: Callable[[Tensor], Tensor]) -> None:
     model, x = made(function)

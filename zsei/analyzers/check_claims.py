@@ -12,6 +12,8 @@ from zsei.records import Check, Finding
 from zsei.subject.types import Batch, UnitKind
 from zsei.trace.ablation import Target
 
+SAMPLES = 16
+"""Samples on which a claim is tried: enough to tell a tenth from a half."""
 NOTHING = 1e-6
 """Share of the effect of removing everything of its kind below which an effect is none."""
 LITTLE = 0.1
@@ -34,10 +36,20 @@ def claim_checks(analysis: Analysis, findings: tuple[Finding, ...]) -> dict[str,
 def fresh_samples(analysis: Analysis) -> Analysis:
     """The analysis with other samples to ablate on, and without known effects."""
     seen = len(analysis.importance.batches)
-    others: tuple[Batch, ...] = analysis.subject.calibration[seen : 2 * seen]
+    others: tuple[Batch, ...] = few_samples(analysis.subject.calibration[seen:])
     if not others:
         return analysis
     return replace(analysis, importance=replace(analysis.importance, batches=others, effects={}))
+
+
+def few_samples(batches: tuple[Batch, ...]) -> tuple[Batch, ...]:
+    """The first batches that hold `SAMPLES` samples."""
+    taken: list[Batch] = []
+    for batch in batches:
+        if sum(b.size for b in taken) >= SAMPLES:
+            break
+        taken.append(batch)
+    return tuple(taken)
 
 
 def _dead(analysis: Analysis, finding: Finding) -> Check:

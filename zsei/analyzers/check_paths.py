@@ -28,7 +28,7 @@ from zsei.trace.sets import ablate_sets
 NAME = "random-paths"
 CODES = ("critical-path-information", "critical-path-effect")
 """Findings whose components are a path that is said to matter."""
-SAMPLES = 8
+SAMPLES = 4
 """Samples on which paths are removed: all paths on the same ones."""
 ABOVE = 0.95
 """Share of the random paths that a critical one must exceed."""

@@ -31,7 +31,8 @@ def too_few(analysis: Analysis) -> str:
 def half_analyses(analysis: Analysis, measures: Sequence[Measure]) -> tuple[Analysis, Analysis]:
     """Two analyses of the same model on batches that share no sample; see `too_few` before.
 
-    Even and odd batches, with half of the rows each, so that both together cost what the whole did.
+    Even and odd batches, with half of the rows and of the probes each, so that both together cost
+    less than the whole did.
     Exact ablations are not run again: their effects are known per sample and split likewise.
     """
     first, second = (_half(analysis, measures, parity) for parity in (0, 1))
@@ -40,7 +41,12 @@ def half_analyses(analysis: Analysis, measures: Sequence[Measure]) -> tuple[Anal
 
 def _half(analysis: Analysis, measures: Sequence[Measure], parity: int) -> Analysis:
     subject = replace(analysis.subject, calibration=analysis.subject.calibration[parity::2])
-    settings = analysis.settings.model_copy(update={"rows": max(16, analysis.settings.rows // 2)})
+    settings = analysis.settings.model_copy(
+        update={
+            "rows": max(16, analysis.settings.rows // 2),
+            "probes": max(1, analysis.settings.probes // 2),
+        }
+    )
     traced = trace(subject, settings, engine=analysis.engine, measures=measures, clock=False)
     traced = replace(traced, seconds=analysis.trace.seconds)
     batches = analysis.importance.batches
