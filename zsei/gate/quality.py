@@ -3,7 +3,7 @@
 Everything is kept per sample, so that the judge can bound it. Letters: n sample.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from zsei.subject.objective import (
     readout,
 )
 from zsei.subject.types import Batch, Subject
+from zsei.trace.parallel import side_by_side
 
 RunBatch = Callable[[Batch], Tensor]
 
@@ -103,6 +104,16 @@ def _read(run: RunBatch, objective: Objective, batch: Batch) -> Tensor:
     return readout(objective, output, batch)
 
 
+def _answers(
+    run: RunBatch, objective: Objective, batches: Sequence[Batch]
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch and its readout; as many are held at a time as torch has threads."""
+    size = torch.get_num_threads()
+    for first in range(0, len(batches), size):
+        some = batches[first : first + size]
+        yield from zip(some, side_by_side(lambda b: _read(run, objective, b), some), strict=True)
+
+
 def _array(tensors: Sequence[Tensor]) -> Floats:
     """One float64 array of all samples [n]."""
     return torch.cat([t.detach().double().cpu().flatten() for t in tensors]).numpy()
@@ -121,8 +132,7 @@ def measure_reference(run: RunBatch, subject: Subject, batches: Sequence[Batch])
     objective = subject.objective
     kept: list[Tensor | None] = []
     losses, rights, used = [], [], 0
-    for batch in batches:
-        values = _read(run, objective, batch)
+    for batch, values in _answers(run, objective, batches):
         if not bool(torch.isfinite(values).all()):
             raise ModelError("The original's own output on held-out data is not finite.")
         if objective.supervised:
@@ -158,8 +168,7 @@ def measure_quality(
     """
     objective = subject.objective
     moved, same, losses, rights, edited_rows, original_rows = [], [], [], [], [], []
-    for index, batch in enumerate(batches):
-        values = _read(run, objective, batch)
+    for index, (batch, values) in enumerate(_answers(run, objective, batches)):
         bad = int((~torch.isfinite(values)).sum())
         if bad:
             return _broken(objective, bad)

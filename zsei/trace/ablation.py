@@ -7,6 +7,7 @@ sixteen heads really better than one?", 2019.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 import torch
@@ -15,6 +16,8 @@ from torch import Tensor
 from zsei.subject.objective import Objective, divergence, loss, readout
 from zsei.subject.types import Batch, Replacement, Site
 from zsei.trace.engine import Engine
+from zsei.trace.interpreter import ProgramEngine
+from zsei.trace.parallel import one_by_one, side_by_side
 
 ReplacementName = Literal["mean", "zero", "resample"]
 
@@ -65,26 +68,37 @@ def ablate(
         progress: Called with the share done.
     """
     batches = list(batches)
-    found: list[list[Tensor]] = [[] for _ in targets]
-    losses: list[list[Tensor]] = [[] for _ in targets]
-    done = 0
-    for batch in batches:
-        with torch.no_grad():
-            clean = readout(objective, engine.run(batch), batch)
-            base = loss(objective, clean, batch) if objective.supervised else None
-            replacements = replacements_of(
-                engine, batch, targets, means=means, replacement=replacement, seed=seed
-            )
-            for index, output in engine.sweep(batch, replacements):
-                seen = readout(objective, output, batch)
-                found[index].append(divergence(objective, seen, clean, batch))
-                if base is not None:
-                    losses[index].append(loss(objective, seen, batch) - base)
+    done, counting = 0, Lock()
+
+    def one_batch(batch: Batch) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        nonlocal done
+        moved: dict[int, Tensor] = {}
+        dearer: dict[int, Tensor] = {}
+        clean = readout(objective, engine.run(batch), batch)
+        base = loss(objective, clean, batch) if objective.supervised else None
+        replacements = replacements_of(
+            engine, batch, targets, means=means, replacement=replacement, seed=seed
+        )
+        for index, output in engine.sweep(batch, replacements):
+            seen = readout(objective, output, batch)
+            moved[index] = divergence(objective, seen, clean, batch)
+            if base is not None:
+                dearer[index] = loss(objective, seen, batch) - base
+            with counting:
                 done += 1
                 if progress is not None:
                     progress(done / (len(batches) * len(targets)))
-    moved = [torch.cat(parts) for parts in found]
-    dearer = [torch.cat(parts) for parts in losses if parts]
+        return moved, dearer
+
+    # Weights in a mapped file are read once for all ablations of a batch; two batches would fight.
+    run = side_by_side if type(engine) is ProgramEngine else one_by_one
+    parts = run(one_batch, batches)
+    moved = [torch.cat([part[i] for part, _ in parts]) for i in range(len(targets))]
+    dearer = (
+        [torch.cat([part[i] for _, part in parts]) for i in range(len(targets))]
+        if objective.supervised
+        else []
+    )
     return [
         Effect(
             target=target,
@@ -120,16 +134,17 @@ def ablate_together(
     Two whole runs a batch. Layers are bypassed: each hands on what then enters it, so bypassing all
     layers of a model is the model without them. Arguments are those of `ablate`.
     """
-    found = []
-    for batch in batches:
-        with torch.no_grad():
-            clean = readout(objective, engine.run(batch), batch)
-            replacements = replacements_of(
-                engine, batch, targets, means=means, replacement=replacement, seed=seed
-            )
-            edited = readout(objective, engine.together(batch, replacements), batch)
-            found.append(divergence(objective, edited, clean, batch))
-    moved = torch.cat(found)
+
+    def one_batch(batch: Batch) -> Tensor:
+        clean = readout(objective, engine.run(batch), batch)
+        replacements = replacements_of(
+            engine, batch, targets, means=means, replacement=replacement, seed=seed
+        )
+        edited = readout(objective, engine.together(batch, replacements), batch)
+        return divergence(objective, edited, clean, batch)
+
+    run = side_by_side if type(engine) is ProgramEngine else one_by_one
+    moved = torch.cat(run(one_batch, batches))
     return _settled(moved, [moved])
 
 

@@ -16,6 +16,7 @@ from zsei.subject.types import Batch, Replacement
 from zsei.trace.ablation import ReplacementName, Target, replacements_of
 from zsei.trace.engine import Engine, replaced
 from zsei.trace.interpreter import ProgramEngine, Values, _call, _drop
+from zsei.trace.parallel import one_by_one, side_by_side
 
 Waiting = tuple[int, tuple[tuple[str, tuple[Replacement, ...]], ...]]
 """Index of a set, and what is still to be replaced: (node, replacements there) in program order."""
@@ -49,12 +50,29 @@ def ablate_sets(
     known = dict(zip(targets, made, strict=True))
     # The empty set is the clean run, which all the others begin with.
     wanted = [[], *([known[_key(t)] for t in members] for members in sets)]
+
+    def part(numbers: Sequence[int]) -> dict[int, Tensor]:
+        swept = _sweep(engine, batch, [wanted[i] for i in numbers])
+        return {numbers[i]: readout(objective, output, batch) for i, output in swept}
+
+    run = side_by_side if type(engine) is ProgramEngine else one_by_one
     outputs: dict[int, Tensor] = {}
+    for found in run(part, _parts(wanted, torch.get_num_threads())):
+        outputs |= found
     with torch.no_grad():
-        for index, output in _sweep(engine, batch, wanted):
-            outputs[index] = readout(objective, output, batch)
         clean = outputs[0]
         return [divergence(objective, outputs[i], clean, batch) for i in range(1, len(wanted))]
+
+
+def _parts(sets: Sequence[Sequence[Replacement]], count: int) -> list[list[int]]:
+    """Numbers of the sets, shared out so that those that begin alike stay together."""
+    alike: dict[str, list[int]] = {}
+    for number, members in enumerate(sets):
+        alike.setdefault(members[0].site.node if members else "", []).append(number)
+    parts: list[list[int]] = [[] for _ in range(count)]
+    for numbers in sorted(alike.values(), key=len, reverse=True):
+        min(parts, key=len).extend(numbers)
+    return [part for part in parts if part]
 
 
 def _key(target: Target) -> tuple[str, str, tuple[int, ...]]:

@@ -1,0 +1,44 @@
+"""Independent runs side by side, one thread each.
+
+The calls of a small model are too small to be split well among threads; whole runs are not.
+"""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def one_by_one(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work` of every item, without gradients."""
+    with torch.no_grad():
+        return [work(item) for item in items]
+
+
+def side_by_side(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`work` of every item, as many at a time as torch has threads, in the order of the items.
+
+    Each runs without gradients on one thread, so a result does not depend on what runs beside it.
+
+    Args:
+        work: May be called from several threads at once; must only read what it shares.
+        items: What to work on.
+    """
+    wanted, threads = list(items), torch.get_num_threads()
+
+    def alone(item: Item) -> Result:
+        torch.set_num_threads(1)  # each thread has a number of its own
+        with torch.no_grad():
+            return work(item)
+
+    if threads < 2 or len(wanted) < 2:
+        return one_by_one(work, wanted)
+    try:
+        with ThreadPoolExecutor(max_workers=min(threads, len(wanted))) as pool:
+            return list(pool.map(alone, wanted))
+    finally:
+        torch.set_num_threads(threads)
