@@ -174,6 +174,9 @@ def test_ablation_uses_a_bounded_part_of_the_data() -> None:
     found = analysed(many, SMALL).importance
     assert sum(batch.size for batch in found.batches) == 36 >= TRUTH_SAMPLES
     assert all(len(effect.divergence) == 36 for effect in found.effects.values())
+    fewer = analysed(many, SMALL.model_copy(update={"truth_samples": 5})).importance
+    assert sum(batch.size for batch in fewer.batches) == 12
+    assert all(len(effect.divergence) == 12 for effect in fewer.effects.values())
 
 
 def test_another_replacement_gives_other_effects(subject: Subject) -> None:

@@ -14,20 +14,20 @@ from zsei.trace.engine import Engine
 from zsei.trace.groups import group_members
 from zsei.trace.summary import Trace
 
-TRUTH_SAMPLES = 32
-"""Calibration samples on which exact ablation is run."""
+TRUTH_SAMPLES: int = Settings.model_fields["truth_samples"].default
+"""Calibration samples on which exact ablation is run unless the settings say otherwise."""
 FEWEST_OF_GROUP = 4
 """Samples of a data group below which no effect on it is given."""
 
 
-def few(batches: Sequence[Batch]) -> tuple[Batch, ...]:
-    """The first batches that hold `TRUTH_SAMPLES` samples."""
+def few(batches: Sequence[Batch], wanted: int) -> tuple[Batch, ...]:
+    """The first batches that hold `wanted` samples."""
     taken: list[Batch] = []
     samples = 0
     for batch in batches:
         taken.append(batch)
         samples += batch.size
-        if samples >= TRUTH_SAMPLES:
+        if samples >= wanted:
             break
     return tuple(taken)
 

@@ -58,7 +58,7 @@ def path_effect(
         subject: Model, data, objective.
         engine: Runs the model.
         trace: Its means stand in for what is removed.
-        settings: `replacement`, `seed`.
+        settings: `truth_samples`, `replacement`, `seed`.
         components: Ids along the way; see `path_targets` for those that cannot be ablated.
         batches: Data; None takes the calibration batches exact ablation is run on.
 
@@ -71,7 +71,9 @@ def path_effect(
             f"A path must hold a head, a layer or a part that computes; "
             f"{', '.join(components) or 'nothing'} holds none."
         )
+    if batches is None:
+        batches = few(subject.calibration, settings.truth_samples)
     return ablate_together(
-        engine, subject.objective, few(subject.calibration) if batches is None else batches,
-        targets, means=trace.means, replacement=settings.replacement, seed=settings.seed,
+        engine, subject.objective, batches, targets, means=trace.means,
+        replacement=settings.replacement, seed=settings.seed,
     )  # fmt: skip

@@ -75,11 +75,11 @@ def rank(
         subject: Model, data, objective.
         engine: Runs the model.
         trace: The cheap evidence.
-        settings: `ablation_sample`, `replacement`, `seed`.
+        settings: `ablation_sample`, `truth_samples`, `replacement`, `seed`.
         flow: The flow graph; None builds it.
         progress: Called with the share done.
     """
-    batches = few(subject.calibration)
+    batches = few(subject.calibration, settings.truth_samples)
     known = {kind: units_of_kind(trace, kind) for kind in RANKED}
     kinds: list[UnitKind] = [kind for kind in RANKED if len(known[kind])]
     sampled = {
