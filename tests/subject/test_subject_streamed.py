@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.factories import tiny_bert, tiny_llama
+from zsei.analyzers.check_paths import FEWEST_PATHS
 from zsei.errors import ModelError
 from zsei.settings import Settings
 from zsei.subject import streamed, streamed_files
@@ -119,8 +120,16 @@ def test_a_streamed_analysis_is_smaller_where_nothing_was_set(tmp_path: Path):
     smaller, notes = fitted(given, model)
     assert smaller.samples == 64
     assert (smaller.batch_size, smaller.truth_samples) == (4, 4)
+    assert smaller.random_paths == FEWEST_PATHS + 1
     assert "batch_size 16 -> 4" in notes[0]
+    assert "random_paths 200 -> 20" in notes[0]
     assert fitted(smaller, model) == (smaller, ())
+
+
+def test_a_streamed_analysis_keeps_the_random_paths_that_were_set(tmp_path: Path):
+    given = settings(tmp_path, random_paths=40)
+    model = load_model(saved(tmp_path / "model"), given).model
+    assert fitted(given, model)[0].random_paths == 40
 
 
 def test_the_program_of_a_streamed_model_answers_as_the_model(tmp_path: Path):
