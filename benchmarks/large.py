@@ -36,6 +36,8 @@ SMALL = {
 }  # fmt: skip
 SHARD = 500_000_000
 """Bytes a shard holds at most, unless one tensor is larger."""
+FINISHED = (0, 3)
+"""Exit codes of a finished analysis; 3 says that no change was accepted, as with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +177,8 @@ def growth(place: Path) -> None:
 
 
 def _told(what: str, run: Run) -> str:
-    failed = "" if run.exit_code == 0 else f"  exit code {run.exit_code}: {run.output[-400:]}"
+    done = run.exit_code in FINISHED
+    failed = "" if done else f"  exit code {run.exit_code}: {run.output[-400:]}"
     return (
         f"{what}: {run.seconds:7.1f} s, {run.resident:.2f} GB resident, "
         f"{run.anonymous:.2f} GB of it not mapped{failed}"
@@ -223,7 +226,7 @@ def main() -> int:
             return 0
         run = full(place, chosen.memory, chosen.samples, chosen.length)
         print(run.output[-3000:])
-        return int(run.exit_code != 0 or run.resident > chosen.memory)
+        return int(run.exit_code not in FINISHED or run.resident > chosen.memory)
     finally:
         if chosen.folder is None:
             shutil.rmtree(place, ignore_errors=True)
