@@ -96,7 +96,8 @@ def peak(subject: Subject) -> Peak | None:
     for step in steps:
         component = owner[step.node]
         most[component] = max(most.get(component, 0), step.bytes)
-    first, second = (sorted(most.items(), key=lambda item: -item[1]) + [("", 0), ("", 0)])[:2]
+    ordered = sorted(most.items(), key=lambda item: -item[1])
+    first, second = [*ordered, ("", 0), ("", 0)][:2]
     without = {
         name: (second[1] if name == first[0] else first[1]) // samples for name in most if name
     }
