@@ -2,9 +2,9 @@
 
 A program of many layers is written call by call, shapes only, so that no weight and no run of a
 model stands behind it: layers of one attention with 64 heads and one MLP, until there are as many
-components as asked for. `python -m benchmarks.graph_size [components ...]` prints CPU seconds per step
-for each size, and the ratio of the last two sizes: 2 times the components should take about 2 times
-as long.
+components as asked for. `python -m benchmarks.graph_size [components ...]` prints CPU seconds per
+step for each size, and the ratio of the last two sizes: 2 times the components should take about 2
+times as long.
 """
 
 import sys
