@@ -15,7 +15,7 @@ from zsei.settings import Settings
 from zsei.trace.engine import engine_for
 from zsei.trace.evidence import collect
 from zsei.trace.measuring import run_measures
-from zsei.trace.run import ROWS, evidence_to_trace
+from zsei.trace.run import evidence_to_trace
 from zsei.trace.taps import find_taps
 from zsei.trace.view import View
 
@@ -41,7 +41,7 @@ def measure(pairs: int = 3) -> Result:
 
     def one_pass() -> tuple[object, View]:
         evidence = collect(
-            engine, taps, model_one.objective, model_one.calibration, probes=1, seed=0, rows=ROWS
+            engine, taps, model_one.objective, model_one.calibration, probes=1, seed=0, rows=settings.rows
         )
         trace = evidence_to_trace(model_one, taps, evidence)
         view = View(
