@@ -28,6 +28,7 @@ def small(home, **changed) -> Settings:
     values = {
         "home": home, "samples": 24, "batch_size": 8, "probes": 2, "ablation_sample": 4,
         "max_proposals": 2, "rounds": 1, "bootstrap": 200, "min_channels": 4, "min_heads": 1,
+        "random_paths": 20,
     }  # fmt: skip
     return Settings(**(values | changed))
 

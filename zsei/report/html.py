@@ -63,7 +63,7 @@ class Depth:
 DEPTHS = (
     Depth(
         most_parts=3000, flow=Detail(), groups=80, findings=40, proposals=60, listed=1200,
-        kinds=150, maps=32, map_size=40, edges=100,
+        kinds=80, maps=32, map_size=32, edges=100,
     ),
     Depth(
         most_parts=6000, flow=Detail(), groups=60, findings=25, proposals=40, listed=100,

@@ -59,7 +59,10 @@ def _map(matrix: Matrix, size: int) -> Map:
 
 
 def _cell(row: str, column: str, value: float | None, largest: float, columns: int) -> str:
-    title = escape(f"{short(row, 60)}, {short(column, 60)}: {number(value)}")
+    # Names stand in the heads of rows and columns; in thousands of cells they would fill the page.
+    dense = columns > NUMBERED
+    names = "" if dense else f"{short(row, 60)}, {short(column, 60)}: "
+    title = escape(f"{names}{number(value)}")
     if value is None:
         return f'<td class="none" title="{title}"></td>'
     shade = f"{'m' if value < 0 else 'q'}{level(value, largest)}"
