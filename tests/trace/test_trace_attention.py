@@ -4,11 +4,16 @@ import pytest
 import torch
 from oracles.interpreter import all_values
 from oracles.statistics import attention_by_loops, patterns_by_loops
-from prepared import family, seeded, traced
+from prepared import SMALL, family, seeded, subject_of, traced
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from zsei.measures import MEASURES
+from zsei.subject.objective import Objective
 from zsei.trace.attention_evidence import SAMPLES as ATTENTION_SAMPLES
 from zsei.trace.attention_maps import AttentionCall, attention_weights, head_patterns
 from zsei.trace.engine import engine_for
+from zsei.trace.run import trace
 from zsei.trace.taps import HeadTap, find_taps
 
 
@@ -118,3 +123,30 @@ def test_similarity_of_heads_is_one_for_copies_and_symmetric() -> None:
         assert torch.allclose(torch.tensor(similarity.diagonal()), torch.ones(4).double())
         assert (abs(similarity - similarity.T) < 1e-9).all()
         assert (abs(similarity) <= 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("axes", [2, 3, 4])
+def test_a_mask_without_samples_is_for_all_of_them(axes: int) -> None:
+    """A plain [t, t] mask, as hand-written models use it, beside [1, t, t] and [1, 1, t, t]."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.outer = nn.Linear(8, 24), nn.Linear(8, 8)
+            allowed = torch.ones(6, 6, dtype=torch.bool).tril()
+            self.register_buffer("allowed", allowed.view(*[1] * (axes - 2), 6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.inner(x).view(len(x), 6, 3, 2, 4).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(*parts, attn_mask=self.allowed)
+            return x + self.outer(mixed.transpose(1, 2).flatten(2))
+
+    torch.manual_seed(0)
+    values = Objective(name="fidelity", output="values", reason="")
+    subject = subject_of(Masked().eval(), [seeded(16, 6, 8)], values)
+    measured = trace(subject, SMALL, measures=MEASURES)
+    assert measured.failures == ()
+    heads = [c.id for c in subject.anatomy.components if c.kind == "head"]
+    assert heads
+    for head in heads:
+        assert measured.measurements[head]["attention_entropy"].value is not None

@@ -87,7 +87,9 @@ def keep_attention(
     call = AttentionCall(
         query=calls[heads.query][:few],
         key=calls[heads.key][:few],
-        mask=calls[heads.mask][:few] if heads.mask else None,
+        mask=_of_samples(calls[heads.mask], calls[heads.query], few)
+        if heads.mask
+        else heads.fixed_mask,
         causal=heads.causal,
         scale=heads.scale,
     )
@@ -106,6 +108,11 @@ def keep_attention(
         found |= routing(weights, calls[heads.value][:few], heads.projection, real)
     kept.patterns.append(found)
     _keep_shared(weights, real, kept)
+
+
+def _of_samples(mask: Tensor, query: Tensor, few: int) -> Tensor:
+    """The mask of the first samples; one without an axis of samples, such as [i, j], is for all."""
+    return mask[:few] if mask.ndim == query.ndim else mask
 
 
 def _samples_at_once(query: Tensor, key: Tensor) -> int:

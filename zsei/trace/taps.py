@@ -35,6 +35,8 @@ class HeadTap:
     causal: bool
     scale: float | None
     heads: tuple[str, ...]
+    fixed_mask: Tensor | None
+    """A mask that is part of the model, such as a causal buffer [i, j]."""
     projection: Tensor | None
     """Output projection by head [h, d, c]; None when no single linear reads the heads."""
     value: str = ""
@@ -177,7 +179,8 @@ def _attention(
         core=site.node,
         query=query.name,
         key=key.name,
-        mask=mask.name if isinstance(mask, fx.Node) else None,
+        mask=mask.name if isinstance(mask, fx.Node) and mask.op != "get_attr" else None,
+        fixed_mask=engine.constants.get(mask.name) if isinstance(mask, fx.Node) else None,
         causal=bool(causal),
         scale=float(scale) if isinstance(scale, int | float) else None,
         heads=site.unit_ids,
