@@ -41,7 +41,13 @@ def measure(pairs: int = 3) -> Result:
 
     def one_pass() -> tuple[object, View]:
         evidence = collect(
-            engine, taps, model_one.objective, model_one.calibration, probes=1, seed=0, rows=settings.rows
+            engine,
+            taps,
+            model_one.objective,
+            model_one.calibration,
+            probes=1,
+            seed=0,
+            rows=settings.rows,
         )
         trace = evidence_to_trace(model_one, taps, evidence)
         view = View(
