@@ -16,8 +16,7 @@ from torch import Tensor
 from zsei.subject.objective import Objective, divergence, loss, readout
 from zsei.subject.types import Batch, Replacement, Site
 from zsei.trace.engine import Engine
-from zsei.trace.interpreter import ProgramEngine
-from zsei.trace.parallel import one_by_one, side_by_side
+from zsei.trace.parallel import each
 
 ReplacementName = Literal["mean", "zero", "resample"]
 
@@ -90,9 +89,7 @@ def ablate(
                     progress(done / (len(batches) * len(targets)))
         return moved, dearer
 
-    # Weights in a mapped file are read once for all ablations of a batch; two batches would fight.
-    run = side_by_side if type(engine) is ProgramEngine else one_by_one
-    parts = run(one_batch, batches)
+    parts = each(one_batch, batches, engine.concurrent)
     moved = [torch.cat([part[i] for part, _ in parts]) for i in range(len(targets))]
     dearer = (
         [torch.cat([part[i] for _, part in parts]) for i in range(len(targets))]
@@ -143,8 +140,7 @@ def ablate_together(
         edited = readout(objective, engine.together(batch, replacements), batch)
         return divergence(objective, edited, clean, batch)
 
-    run = side_by_side if type(engine) is ProgramEngine else one_by_one
-    moved = torch.cat(run(one_batch, batches))
+    moved = torch.cat(each(one_batch, batches, engine.concurrent))
     return _settled(moved, [moved])
 
 

@@ -13,6 +13,8 @@ class Engine(Protocol):
     """Runs a model and shows, or replaces, the values of named calls."""
 
     fidelity: Literal["program", "modules"]
+    concurrent: bool
+    """Whether several runs may go on at once."""
 
     def run(self, batch: Batch, watch: Watch | None = None) -> Tensor:
         """The main output for a batch; `watch` sees (and may replace) the values it names."""

@@ -22,6 +22,7 @@ class ModuleEngine:
     """Runs a model under forward hooks, which are always removed again."""
 
     fidelity: Literal["program", "modules"] = "modules"
+    concurrent: bool = False
 
     def __init__(self, model: nn.Module, input_names: Sequence[str]):
         self.model = model

@@ -36,6 +36,7 @@ class ProgramEngine:
     """The interpreter of one program."""
 
     fidelity: Literal["program", "modules"] = "program"
+    concurrent: bool = True
 
     def __init__(self, program: Program):
         graph = program.graph_module.graph
@@ -60,6 +61,21 @@ class ProgramEngine:
         self, batch: Batch, replacements: Sequence[Replacement]
     ) -> Iterator[tuple[int, Tensor]]:
         """One clean run; each replacement restarts it at its site and runs only what follows."""
+        waiting, kept = self._plan(replacements)
+        with torch.no_grad():
+            values = self._start(batch, None)
+            for position, step in enumerate(self.steps):
+                values[step.name] = call(step, values)
+                for index in waiting.get(step.name, ()):
+                    branch = branch_at(step, values, replacements[index])
+                    self._continue(branch, position + 1, {})
+                    yield index, branch[self.output]
+                drop(values, [d for d in step.drops if kept.get(d, -1) <= position])
+
+    def _plan(
+        self, replacements: Sequence[Replacement]
+    ) -> tuple[dict[str, list[int]], dict[str, int]]:
+        """Replacements by the node they wait for, and until which step a value is kept for them."""
         waiting: dict[str, list[int]] = {}
         for index, replacement in enumerate(replacements):
             waiting.setdefault(replacement.site.node, []).append(index)
@@ -69,19 +85,7 @@ class ProgramEngine:
             for r in sorted(replacements, key=lambda r: self.position.get(r.site.node, -1))
             if r.value is None and r.site.source is not None
         }
-        with torch.no_grad():
-            values = self._start(batch, None)
-            for position, step in enumerate(self.steps):
-                value = values[step.name] = _call(step, values)
-                for index in waiting.get(step.name, ()):
-                    replacement = replacements[index]
-                    entered = values.get(replacement.site.source or "")
-                    branch = dict(values)
-                    branch[step.name] = replaced(value, replacement, entered)
-                    _drop(branch, step.drops)
-                    self._continue(branch, position + 1, {})
-                    yield index, branch[self.output]
-                _drop(values, [d for d in step.drops if kept.get(d, -1) <= position])
+        return waiting, kept
 
     def together(self, batch: Batch, replacements: Sequence[Replacement]) -> Tensor:
         """One run with all replacements; a bypassed layer hands on what now enters it."""
@@ -114,9 +118,9 @@ class ProgramEngine:
                 values = self._start(batch, None)
                 for step in self.steps:
                     begin = time.perf_counter()
-                    values[step.name] = _call(step, values)
+                    values[step.name] = call(step, values)
                     found[step.name].append(time.perf_counter() - begin)
-                    _drop(values, step.drops)
+                    drop(values, step.drops)
         return {name: median(times) for name, times in found.items()}
 
     def _start(self, batch: Batch, watch: Watch | None) -> Values:
@@ -133,16 +137,26 @@ class ProgramEngine:
     ) -> None:  # fmt: skip
         """Run the steps from `start` on, up to `end` where it is given, in place."""
         for step in self.steps[start:end]:
-            value = _call(step, values)
+            value = call(step, values)
             seen = watch.get(step.name)
             if seen is not None:
                 substitute = seen(value)
                 value = value if substitute is None else substitute
             values[step.name] = value
-            _drop(values, step.drops)
+            drop(values, step.drops)
 
 
-def _call(step: Step, values: Values) -> Any:
+def branch_at(step: Step, values: Values, replacement: Replacement) -> Values:
+    """The values after `step`, with a replacement made in what it gave."""
+    branch = dict(values)
+    entered = values.get(replacement.site.source or "")
+    branch[step.name] = replaced(values[step.name], replacement, entered)
+    drop(branch, step.drops)
+    return branch
+
+
+def call(step: Step, values: Values) -> Any:
+    """What a call gives on these values."""
     args = tuple(_resolve(a, values) for a in step.args)
     kwargs = {key: _resolve(a, values) for key, a in step.kwargs.items()} if step.kwargs else {}
     return step.target(*args, **kwargs)
@@ -156,7 +170,8 @@ def _resolve(argument: Any, values: Values) -> Any:
     return argument
 
 
-def _drop(values: Values, names: Sequence[str]) -> None:
+def drop(values: Values, names: Sequence[str]) -> None:
+    """Forget values that nothing reads any more."""
     for name in names:
         values.pop(name, None)
 

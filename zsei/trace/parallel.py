@@ -13,6 +13,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def each(work: Callable[[Item], Result], items: Iterable[Item], concurrent: bool) -> list[Result]:
+    """`work` of every item: side by side where what does it is `concurrent`, else in turn."""
+    return side_by_side(work, items) if concurrent else one_by_one(work, items)
+
+
 def one_by_one(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`work` of every item, without gradients."""
     with torch.no_grad():

@@ -15,8 +15,8 @@ from zsei.subject.objective import Objective, divergence, readout
 from zsei.subject.types import Batch, Replacement
 from zsei.trace.ablation import ReplacementName, Target, replacements_of
 from zsei.trace.engine import Engine, replaced
-from zsei.trace.interpreter import ProgramEngine, Values, _call, _drop
-from zsei.trace.parallel import one_by_one, side_by_side
+from zsei.trace.interpreter import ProgramEngine, Values, call, drop
+from zsei.trace.parallel import each
 
 Waiting = tuple[int, tuple[tuple[str, tuple[Replacement, ...]], ...]]
 """Index of a set, and what is still to be replaced: (node, replacements there) in program order."""
@@ -55,9 +55,8 @@ def ablate_sets(
         swept = _sweep(engine, batch, [wanted[i] for i in numbers])
         return {numbers[i]: readout(objective, output, batch) for i, output in swept}
 
-    run = side_by_side if type(engine) is ProgramEngine else one_by_one
     outputs: dict[int, Tensor] = {}
-    for found in run(part, _parts(wanted, torch.get_num_threads())):
+    for found in each(part, _parts(wanted, torch.get_num_threads()), engine.concurrent):
         outputs |= found
     with torch.no_grad():
         clean = outputs[0]
@@ -101,7 +100,7 @@ def _walk(
     """Run on from `start` for all sets that have had the same replacements so far."""
     for number in range(start, len(engine.steps)):
         step = engine.steps[number]
-        value = values[step.name] = _call(step, values)
+        value = values[step.name] = call(step, values)
         parting: dict[tuple[int, ...], list[Waiting]] = {}
         for index, left in waiting:
             if left and left[0][0] == step.name:
@@ -112,13 +111,13 @@ def _walk(
             for replacement in members[0][1][0][1]:
                 edited = replaced(edited, replacement, None)
             branch = {**values, step.name: edited}
-            _drop(branch, step.drops)
+            drop(branch, step.drops)
             rest = [(index, left[1:]) for index, left in members]
             yield from _walk(engine, branch, number + 1, rest)
         if parting:
             waiting = [w for w in waiting if not (w[1] and w[1][0][0] == step.name)]
             if not waiting:
                 return
-        _drop(values, step.drops)
+        drop(values, step.drops)
     for index, _ in waiting:
         yield index, values[engine.output]

@@ -18,8 +18,8 @@ from torch import Tensor, fx
 from zsei.subject.program import Program
 from zsei.subject.streamed import MappedWeights
 from zsei.subject.types import Anatomy, Batch, Replacement, Watch
-from zsei.trace.engine import Engine, replaced
-from zsei.trace.interpreter import ProgramEngine, Values, _call, _drop
+from zsei.trace.engine import Engine
+from zsei.trace.interpreter import ProgramEngine, Values, branch_at, call, drop
 from zsei.trace.taps import Taps
 
 FEWEST_ROWS = 32
@@ -41,6 +41,9 @@ class Span:
 
 class StreamedEngine(ProgramEngine):
     """The interpreter of one program whose weights are mapped from a file."""
+
+    concurrent: bool = False
+    """Weights in a mapped file are read once for all that needs them; two runs would fight."""
 
     def __init__(self, program: Program, anatomy: Anatomy, mapped: MappedWeights):
         super().__init__(program)
@@ -71,14 +74,7 @@ class StreamedEngine(ProgramEngine):
         """One clean run, and every replacement beside it from its site on: a span's weights are
         read once for all of them. Outputs come after the last span, in the order of the sites.
         """
-        waiting: dict[str, list[int]] = {}
-        for index, replacement in enumerate(replacements):
-            waiting.setdefault(replacement.site.node, []).append(index)
-        kept = {
-            r.site.source: self.position[r.site.node]
-            for r in sorted(replacements, key=lambda r: self.position.get(r.site.node, -1))
-            if r.value is None and r.site.source is not None
-        }
+        waiting, kept = self._plan(replacements)
         running: list[tuple[int, Values]] = []
         with torch.no_grad():
             values = self._start(batch, None)
@@ -92,13 +88,9 @@ class StreamedEngine(ProgramEngine):
                     self._continue(branch, span.start, {}, span.end)
                 for position in range(span.start, span.end):
                     step = self.steps[position]
-                    value = values[step.name] = _call(step, values)
+                    values[step.name] = call(step, values)
                     for index in waiting.get(step.name, ()):
-                        replacement = replacements[index]
-                        entered = values.get(replacement.site.source or "")
-                        branch = dict(values)
-                        branch[step.name] = replaced(value, replacement, entered)
-                        _drop(branch, step.drops)
+                        branch = branch_at(step, values, replacements[index])
                         self._continue(branch, position + 1, {}, span.end)
                         if last:
                             yield index, branch[self.output]
@@ -107,7 +99,7 @@ class StreamedEngine(ProgramEngine):
                             alive = set(self.spans[self.spans.index(span) + 1].entering)
                             branch = {n: v for n, v in branch.items() if n in alive}
                             running.append((index, self._with_constants(batch, branch)))
-                    _drop(values, [d for d in step.drops if kept.get(d, -1) <= position])
+                    drop(values, [d for d in step.drops if kept.get(d, -1) <= position])
                 self.give_back(span)
 
     def _with_constants(self, batch: Batch, values: Values) -> Values:
@@ -124,9 +116,9 @@ class StreamedEngine(ProgramEngine):
             for span in self.spans:
                 for step in self.steps[span.start : span.end]:
                     begin = time.perf_counter()
-                    values[step.name] = _call(step, values)
+                    values[step.name] = call(step, values)
                     found[step.name] = time.perf_counter() - begin
-                    _drop(values, step.drops)
+                    drop(values, step.drops)
                 self.give_back(span)
         return found
 
