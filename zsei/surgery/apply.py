@@ -16,6 +16,7 @@ from zsei.surgery.module_edit import ModuleEdit
 from zsei.surgery.module_form import edit_module, equal, run
 from zsei.surgery.program_form import edit_program
 from zsei.surgery.symbolic import static_anatomy
+from zsei.surgery.weights import Weights, put_in_module, put_in_program
 
 
 class ProgramModel(nn.Module):
@@ -118,13 +119,19 @@ class EditedModel:
     """Why it is no model of the user's own class, when it is none."""
 
 
-def apply_edits(subject: Subject, edits: Iterable[Edit], means: Means | None = None) -> EditedModel:
+def apply_edits(
+    subject: Subject,
+    edits: Iterable[Edit],
+    means: Means | None = None,
+    weights: Weights | None = None,
+) -> EditedModel:
     """Carry out edits on a copy of a subject's model.
 
     Args:
         subject: The model, its program and anatomy; nothing of it is changed.
         edits: Edits whose sites are those of `subject.anatomy`.
         means: Mean values of the sites, folded into the biases behind removed units.
+        weights: New values of parameters, put in place after the edits and the means.
 
     Raises:
         SurgeryRefused: When an edit cannot be proven, or the subject has no program.
@@ -137,17 +144,18 @@ def apply_edits(subject: Subject, edits: Iterable[Edit], means: Means | None = N
     edits = tuple(edits)
     inputs = example_inputs(subject)
     shifts = bias_shifts(subject.program, edits, means or {})
-    static = shift_program(edit_program(subject.program, edits), shifts)
+    values = weights or {}
+    static = put_in_program(shift_program(edit_program(subject.program, edits), shifts), values)
     with torch.no_grad():
         output = static(*inputs)
     module, module_edit, note = None, None, ""
     try:
         found, made = edit_module(subject.model, subject.program, edits, subject.anatomy, inputs)
-        found = shift_module(found, shifts)
+        found = put_in_module(shift_module(found, shifts), values)
         if not equal(run(found, subject.input_names, inputs), output):
             raise SurgeryRefused(
-                f"{type(found).__name__} does not take the means of removed units in its biases; "
-                f"the edited program does."
+                f"{type(found).__name__} does not compute the same with the new values of its "
+                f"parameters; the edited program does."
             )
         module, module_edit = found, made
     except SurgeryRefused as error:
@@ -156,7 +164,7 @@ def apply_edits(subject: Subject, edits: Iterable[Edit], means: Means | None = N
     program = static
     if module is None or config is None:
         # Only then is the program what is saved; exporting it again takes seconds.
-        program = _open_sizes(subject, edits, shifts, inputs, output) or static
+        program = _open_sizes(subject, edits, shifts, values, inputs, output) or static
     model = module or ProgramModel(bare(program), subject.input_names, input_sizes(program))
     for parameter in model.parameters():
         # The subject's own copy cannot be trained; what the user gets can.
@@ -191,14 +199,15 @@ def example_inputs(subject: Subject) -> tuple[Tensor, ...]:
 
 
 def _open_sizes(
-    subject: Subject, edits: tuple[Edit, ...], shifts: Shifts, inputs: tuple[Tensor, ...],
-    output: Tensor,
+    subject: Subject, edits: tuple[Edit, ...], shifts: Shifts, weights: Weights,
+    inputs: tuple[Tensor, ...], output: Tensor,
 ) -> Program | None:  # fmt: skip
     """The edited program with symbolic sizes where the model allows them; None on failure."""
     try:
         program = export(subject.model, subject.input_names, inputs, dynamic=True)
         anatomy = static_anatomy(program, subject.anatomy.family)
         edited = shift_program(edit_program(program, same_sites(edits, anatomy)), shifts)
+        edited = put_in_program(edited, weights)
     except (ExportError, SurgeryRefused):
         return None
     with torch.no_grad():
