@@ -111,6 +111,8 @@ class Settings(BaseSettings):
     min_channels: int = Field(default=16, ge=1)
     max_layer_share: float = Field(default=0.2, gt=0, le=1)
     """At most this share of the layers may go."""
+    latency_limit: float | None = Field(default=None, gt=0)
+    """Largest latency ratio after / before that is accepted; None lets no clock decide."""
     max_proposals: int = Field(default=6, ge=0)
     rounds: int = Field(default=2, ge=1)
     """Times a rejected proposal may come back smaller."""

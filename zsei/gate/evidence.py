@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zsei.gate.cost import Cost
+from zsei.gate.phases import TrainingRun
 from zsei.gate.quality import Quality
 from zsei.settings import LIMITS, EditKind, SafetyLevel
 from zsei.subject.types import Anatomy, UnitKind
@@ -44,6 +45,12 @@ class Size:
     layers_removed: int
     """Whole layers and whole branches of one that go; two branches of a layer count twice."""
 
+    @property
+    def kinds(self) -> tuple[EditKind, ...]:
+        """Kinds of change, from the smallest to the largest."""
+        found = {cut.kind for cut in self.cuts} | ({"layers"} if self.layers_removed else set())
+        return tuple(kind for kind in _ORDER if kind in found)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reach:
@@ -63,6 +70,8 @@ class Evidence:
 
     size: Size
     before: Cost
+    run: TrainingRun | None = None
+    """Where the training run stands; None outside of one, and then no phase has a say."""
     after: Cost | None = None
     same_output: bool | None = None
     """Shape and type of the output are the original's, by the shape-only run."""
@@ -80,6 +89,8 @@ class Evidence:
     artefact: float | None = None
     """Largest difference between the outputs of the edited model and of what was saved and loaded
     back, over the largest output."""
+    latency: tuple[float, float, float] | None = None
+    """Latency ratio after / before: median and 90 % interval. Only where the user set a limit."""
 
 
 def measure_size(edits: Sequence[Edit], anatomy: Anatomy) -> Size:

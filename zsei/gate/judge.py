@@ -8,7 +8,7 @@ from zsei.gate.cost import Cost
 from zsei.gate.criteria import spearman
 from zsei.gate.evidence import Evidence
 from zsei.gate.quality import Quality
-from zsei.gate.stages import STAGES, Answer, Case, Stage, saving
+from zsei.gate.stages import Answer, Case, Stage, saving, stages_of
 from zsei.gate.statistics import Floats
 from zsei.records import Measurement, Outcome, StageResult, Verdict
 from zsei.settings import Settings
@@ -47,7 +47,7 @@ def judge(evidence: Evidence, limits: tuple[float, float], settings: Settings) -
         else _result(stage.name, answer, detail)
         for stage, answer, detail in answers
     ]
-    results += [_result(s.name, "skipped", SKIPPED) for s in STAGES[len(answers) :]]
+    results += [_result(s.name, "skipped", SKIPPED) for s in stages_of(case)[len(answers) :]]
     return Verdict(
         proposal_id="",
         outcome=outcome,
@@ -78,7 +78,7 @@ _Answered = tuple[Stage, Answer, str]
 def _ask(case: Case) -> list[_Answered]:
     """The answers of the stages, up to the first that says no."""
     answers = []
-    for stage in STAGES:
+    for stage in stages_of(case):
         answer, detail = stage.check(case)
         answers.append((stage, answer, detail))
         if answer in ("failed", "inconclusive"):

@@ -1,7 +1,11 @@
-"""How long an edited program takes against the original: clock values, for `timings` only."""
+"""How long an edited program takes against the original: clock values, for `timings` only.
+
+They decide nothing, unless the user sets a limit in time (setting `latency_limit`).
+"""
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -47,6 +51,29 @@ def measure_latency(
     finally:
         torch.set_num_threads(previous)
     return median_interval(np.array(ratios), 0.9)
+
+
+def within_limit(
+    ratio: tuple[float, float, float], limit: float
+) -> Literal["passed", "failed", "inconclusive"]:
+    """Hold a measured latency ratio against the user's limit.
+
+    Args:
+        ratio: (median, low, high) of after / before, as `measure_latency` gives them.
+        limit: Largest ratio the user accepts; 0.9 asks for a tenth less time.
+
+    Returns:
+        "passed" when the whole interval lies at or below the limit, "failed" when all of it lies
+        above, and "inconclusive" when it straddles the limit or is no number. With the 90 %
+        interval either side is wrong at most one time in twenty.
+
+    Misleads when: the machine's load changed between pairs; the same edit may pass now and be
+    inconclusive a minute later, which is why no verdict rests on a clock unless asked to.
+    """
+    _, low, high = ratio
+    if high <= limit:
+        return "passed"
+    return "failed" if low > limit else "inconclusive"
 
 
 def _seconds(run: Run, inputs: Sequence[Tensor]) -> float:

@@ -37,7 +37,7 @@ ALLOWED: Mapping[Phase, tuple[EditKind, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingRun:
     """Where a training run stands when the gate is asked."""
 
     phase: Phase
@@ -62,7 +62,7 @@ class Run:
 
 
 def refused_by_phase(
-    run: Run, kinds: Collection[EditKind], before: int, after: int | None
+    run: TrainingRun, kinds: Collection[EditKind], before: int, after: int | None
 ) -> str | None:
     """Why a phase does not allow a cut; None when it does.
 

@@ -14,6 +14,7 @@ from zsei.gate.cost import constant
 from zsei.gate.evidence import Evidence, limits_for, measure_size
 from zsei.gate.judge import SKIPPED, judge, missing_stage, refused
 from zsei.gate.latency import measure_latency
+from zsei.gate.phases import TrainingRun
 from zsei.gate.trial import MEASURES, Copy, EditProgram
 from zsei.records import Proposal, Verdict
 from zsei.settings import EditKind, Settings
@@ -33,7 +34,7 @@ class Trial:
     """What the judge saw; None when it came to no judgement."""
     latency: tuple[float, float, float] | None = None
     """Median latency ratio after / before and its 90 % interval, for `timings` only; None unless
-    it was asked for and the edit was accepted."""
+    it was asked for and the edit was accepted, or the user's limit in time decided."""
 
 
 def try_edits(
@@ -45,6 +46,7 @@ def try_edits(
     settings: Settings,
     *,
     latency_pairs: int = 0,
+    run: TrainingRun | None = None,
     round_trip: RoundTrip = pt2_round_trip,
     edit: EditProgram = edit_program,
 ) -> Trial:
@@ -60,7 +62,9 @@ def try_edits(
         edits: What the proposal's strategy made of it.
         baseline: The original, measured (`measure_baseline`).
         settings: Safety level, seed, confidence and the sizes that must be left.
-        latency_pairs: Timed pairs for an accepted edit; 0 leaves the clock alone.
+        latency_pairs: Timed pairs for an accepted edit; 0 leaves the clock alone, unless the
+            setting `latency_limit` asks it.
+        run: Where the training run stands that this is part of; its phase caps the cut.
         round_trip: Saves a program and loads it back.
         edit: Makes the edited copy.
     """
@@ -79,7 +83,7 @@ def try_edits(
     before = _seal(copy)
     try:
         limits = limits_for(edit_kind, edits, settings.safety)
-        trial = _try(copy, limits, proposal.id, latency_pairs)
+        trial = _try(copy, limits, proposal.id, latency_pairs, run)
     except SurgeryRefused as error:
         trial = Trial(verdict=refused("inapplicable", proposal.id, str(error)))
     except Exception as error:
@@ -104,11 +108,18 @@ def verify_unchanged(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def _try(copy: Copy, limits: tuple[float, float], proposal_id: str, latency_pairs: int) -> Trial:
+def _try(
+    copy: Copy,
+    limits: tuple[float, float],
+    proposal_id: str,
+    latency_pairs: int,
+    run: TrainingRun | None,
+) -> Trial:
     baseline, settings = copy.baseline, copy.settings
     evidence = Evidence(
         size=measure_size(copy.edits, copy.subject.anatomy),
         before=baseline.cost,
+        run=run,
         groups=len(baseline.groups),
         other_length=baseline.shorter is not None,
     )
@@ -121,8 +132,8 @@ def _try(copy: Copy, limits: tuple[float, float], proposal_id: str, latency_pair
         evidence, words = MEASURES[stage](copy, evidence)
         notes[stage] = words or notes.get(stage, "")
     verdict = judge(evidence, limits, settings)
-    latency = None
-    if verdict.outcome == "accepted" and latency_pairs:
+    latency = evidence.latency
+    if latency is None and verdict.outcome == "accepted" and latency_pairs:
         inputs = copy.subject.held_out[0].inputs
         latency = measure_latency(copy.original, copy.edited, inputs, pairs=latency_pairs)
     return Trial(verdict=_in_words(verdict, proposal_id, notes), evidence=evidence, latency=latency)

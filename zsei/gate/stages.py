@@ -13,6 +13,8 @@ import numpy as np
 
 from zsei.gate.criteria import Bounded, bound, kept_criterion, limit_criteria
 from zsei.gate.evidence import Evidence
+from zsei.gate.latency import within_limit
+from zsei.gate.phases import refused_by_phase
 from zsei.gate.quality import Quality
 from zsei.gate.statistics import MINIMUM_SAMPLES
 from zsei.records import Outcome
@@ -79,6 +81,18 @@ def _shape(case: Case) -> tuple[Answer, str]:
     if not case.evidence.same_output:
         return "failed", "the edit changes the output's shape or type"
     return "passed", "the shape-only run keeps the output's shape"
+
+
+def _phase(case: Case) -> tuple[Answer, str]:
+    """A phase of a training run has its own cap and its own kinds of change."""
+    evidence, run = case.evidence, case.evidence.run
+    if run is None or evidence.after is None:
+        return _NOT_MEASURED
+    before, after = evidence.before.parameters, evidence.after.parameters
+    reason = refused_by_phase(run, evidence.size.kinds, before, after)
+    if reason is not None:
+        return "failed", reason
+    return "passed", f"{run.share(after):.2%} of the run's parameters would be gone ({run.phase})"
 
 
 def _architecture(case: Case) -> tuple[Answer, str]:
@@ -194,6 +208,20 @@ def _artefact(case: Case) -> tuple[Answer, str]:
     return "passed", f"saved and loaded back, outputs differ by {difference:.3g} of the largest"
 
 
+def _latency(case: Case) -> tuple[Answer, str]:
+    """The only stage that a clock moves; its numbers stand with the other clock values."""
+    ratio, limit = case.evidence.latency, case.settings.latency_limit
+    if ratio is None or limit is None:
+        return _NOT_MEASURED
+    answer = within_limit(ratio, limit)
+    where = {"passed": "lies inside", "failed": "lies above", "inconclusive": "straddles"}[answer]
+    return answer, f"the interval of the measured latency ratio {where} the limit of {limit:g}"
+
+
+def _always(_: Case) -> bool:
+    return True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One stage: what it is called, what it checks, and what a failure means for the verdict."""
@@ -201,11 +229,17 @@ class Stage:
     name: str
     check: Check
     failure: Outcome
+    asked: Callable[[Case], bool] = _always
+    """Whether there is anything to ask; a stage that is not asked is no part of the verdict."""
 
 
 STAGES: tuple[Stage, ...] = (
     Stage(name="size", check=_size, failure="inapplicable"),
     Stage(name="shape", check=_shape, failure="inapplicable"),
+    Stage(
+        name="phase", check=_phase, failure="rejected",
+        asked=lambda case: case.evidence.run is not None,
+    ),
     Stage(name="architecture", check=_architecture, failure="rejected"),
     Stage(name="forward", check=_forward, failure="failed"),
     Stage(name="gradients", check=_gradients, failure="rejected"),
@@ -214,4 +248,13 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="groups", check=_groups, failure="rejected"),
     Stage(name="lengths", check=_lengths, failure="rejected"),
     Stage(name="artefact", check=_artefact, failure="failed"),
-)
+    Stage(
+        name="latency", check=_latency, failure="rejected",
+        asked=lambda case: case.settings.latency_limit is not None,
+    ),
+)  # fmt: skip
+
+
+def stages_of(case: Case) -> tuple[Stage, ...]:
+    """The stages that are asked about a case, in order."""
+    return tuple(stage for stage in STAGES if stage.asked(case))

@@ -9,6 +9,7 @@ from zsei.gate.artefact import RoundTrip, artefact_difference
 from zsei.gate.baseline import Baseline, run_of
 from zsei.gate.cost import measure_cost
 from zsei.gate.evidence import Evidence, Reach
+from zsei.gate.latency import measure_latency
 from zsei.gate.quality import measure_quality
 from zsei.gate.reach import compare_reach, gradient_norms
 from zsei.gate.structure import edited_components, lost_calls, same_output
@@ -37,6 +38,9 @@ class Copy:
         """The edited copy, made when it is first asked for."""
         return self.edit(self.original, self.edits)
 
+
+_PAIRS = 15
+"""Timed pairs where the user's limit in time decides: the interval leaves out three at each end."""
 
 Measure = Callable[[Copy, Evidence], tuple[Evidence, str]]
 """The evidence with one more measurement, and words about it for people ("" for none)."""
@@ -92,6 +96,12 @@ def _artefact(copy: Copy, evidence: Evidence) -> tuple[Evidence, str]:
     return replace(evidence, artefact=difference), ""
 
 
+def _latency(copy: Copy, evidence: Evidence) -> tuple[Evidence, str]:
+    inputs = copy.subject.held_out[0].inputs
+    ratio = measure_latency(copy.original, copy.edited, inputs, pairs=_PAIRS)
+    return replace(evidence, latency=ratio), ""
+
+
 MEASURES: Mapping[str, Measure] = {
     "shape": _shape,
     "architecture": _architecture,
@@ -99,9 +109,10 @@ MEASURES: Mapping[str, Measure] = {
     "gradients": _gradients,
     "lengths": _lengths,
     "artefact": _artefact,
+    "latency": _latency,
 }
 """Stage -> how the evidence it waits for is measured. The other stages look at what these brought:
-cost at the shapes', quality and groups at the forward stage's."""
+cost and phase at the shapes', quality and groups at the forward stage's."""
 
 
 def _named(what: str, names: Sequence[str]) -> str:
