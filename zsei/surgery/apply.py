@@ -15,6 +15,7 @@ from zsei.surgery.fold import Means, Shifts, bias_shifts, shift_module, shift_pr
 from zsei.surgery.module_edit import ModuleEdit
 from zsei.surgery.module_form import edit_module, equal, run
 from zsei.surgery.program_form import edit_program
+from zsei.surgery.structure import new_parameters
 from zsei.surgery.symbolic import static_anatomy
 from zsei.surgery.weights import Weights, put_in_module, put_in_program
 
@@ -145,12 +146,19 @@ def apply_edits(
     inputs = example_inputs(subject)
     shifts = bias_shifts(subject.program, edits, means or {})
     values = weights or {}
+    if missing := [n for n in new_parameters(subject.program, edits) if n not in values]:
+        raise SurgeryRefused(
+            f"The edits bring new parameters, whose values must come with them; there is none for "
+            f"{', '.join(missing[:5])}."
+        )
     static = put_in_program(shift_program(edit_program(subject.program, edits), shifts), values)
     with torch.no_grad():
         output = static(*inputs)
     module, module_edit, note = None, None, ""
     try:
-        found, made = edit_module(subject.model, subject.program, edits, subject.anatomy, inputs)
+        found, made = edit_module(
+            subject.model, subject.program, edits, subject.anatomy, inputs, values
+        )
         found = put_in_module(shift_module(found, shifts), values)
         if not equal(run(found, subject.input_names, inputs), output):
             raise SurgeryRefused(

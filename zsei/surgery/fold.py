@@ -20,6 +20,7 @@ from zsei.subject.reading import LAYOUT, operation, shape
 from zsei.subject.types import Site
 from zsei.surgery.calls import arguments, tensor_of
 from zsei.surgery.edits import Edit, RemoveUnits
+from zsei.surgery.factorise import renamed
 from zsei.surgery.program_form import plan_edits
 from zsei.surgery.resize import keep
 
@@ -50,7 +51,7 @@ def bias_shifts(program: Program, edits: Iterable[Edit], means: Means) -> dict[s
     nodes = {node.name: node for node in program.graph_module.graph.nodes}
     found: dict[str, Tensor] = {}
     for edit in edits:
-        if not isinstance(edit, RemoveUnits):
+        if not isinstance(edit, RemoveUnits) or edit.merged:
             continue
         site = edit.site
         mean = means.get((site.component, site.kind))
@@ -75,10 +76,12 @@ def bias_shifts(program: Program, edits: Iterable[Edit], means: Means) -> dict[s
     try:
         # A bias behind removed units may itself lose entries, as in a chain of linears.
         gone = plan_edits(program, edits).group.parameters
+        now = renamed(program, edits)
     except SurgeryRefused:
         # The edit will be refused where it is made, with its reason.
         return {}
-    return {name: keep(shift, gone.get(name, {})) for name, shift in found.items()}
+    named = {now.get(name, name): shift for name, shift in found.items()}
+    return {name: keep(shift, gone.get(name, {})) for name, shift in named.items()}
 
 
 def shift_program(program: Program, shifts: Shifts) -> Program:

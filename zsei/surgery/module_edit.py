@@ -8,6 +8,7 @@ from torch import nn
 
 from zsei.errors import SurgeryRefused
 from zsei.records import Record
+from zsei.surgery.new_modules import Factorised, Projection, Replaced, with_new_modules
 from zsei.surgery.resize import keep
 
 NUMBERS = ("layer_idx", "layer_id", "layer_number")
@@ -46,6 +47,9 @@ class ModuleEdit(Record):
     """Paths of removed layers, e.g. `encoder.layer.3`."""
     attributes: tuple[Attribute, ...] = ()
     config: tuple[ConfigValue, ...] = ()
+    factorised: tuple[Factorised, ...] = ()
+    replaced: tuple[Replaced, ...] = ()
+    """These two come first: what is cut may be a part of what they bring."""
 
 
 def apply_module_edit(model: nn.Module, edit: ModuleEdit) -> nn.Module:
@@ -54,6 +58,7 @@ def apply_module_edit(model: nn.Module, edit: ModuleEdit) -> nn.Module:
     Raises:
         SurgeryRefused: When the model has no such parameter, module or layer.
     """
+    model = with_new_modules(model, edit.factorised, edit.replaced)
     memo: dict[int, Any] = {}
     by_name = dict(model.named_parameters(remove_duplicate=False))
     by_name |= dict(model.named_buffers(remove_duplicate=False))
@@ -73,6 +78,7 @@ def apply_module_edit(model: nn.Module, edit: ModuleEdit) -> nn.Module:
     for attribute in edit.attributes:
         setattr(edited.get_submodule(attribute.module), attribute.name, attribute.value)
     _drop_layers(edited, edit.dropped)
+    _number_again(edited, {layer.module.rpartition(".")[0] for layer in edit.replaced})
     _change_config(edited, edit.config)
     return edited
 
@@ -91,6 +97,17 @@ def _drop_layers(model: nn.Module, paths: Iterable[str]) -> None:
         assert isinstance(layers, nn.ModuleList | nn.Sequential)
         for number in sorted(numbers, reverse=True):
             del layers[number]
+        for place, layer in enumerate(layers):
+            for module in layer.modules():
+                for name in NUMBERS:
+                    if isinstance(module.__dict__.get(name), int):
+                        setattr(module, name, place)
+
+
+def _number_again(model: nn.Module, paths: Iterable[str]) -> None:
+    """Number the layers of lists in which some became maps, so that their caches leave no gap."""
+    for path in sorted(paths):
+        layers = [m for m in model.get_submodule(path).children() if not isinstance(m, Projection)]
         for place, layer in enumerate(layers):
             for module in layer.modules():
                 for name in NUMBERS:

@@ -6,17 +6,22 @@ example inputs must equal those of the edited program. Otherwise the program for
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zsei.errors import SurgeryRefused
-from zsei.subject.program import MainOutput, Program
+from zsei.subject.program import MainOutput, Program, frozen_twin
 from zsei.subject.types import Anatomy
-from zsei.surgery.edits import Edit
+from zsei.surgery.edits import Edit, ReplaceLayer
+from zsei.surgery.factorise import linear_at
 from zsei.surgery.mend import module_edits
 from zsei.surgery.module_edit import ModuleEdit, apply_module_edit
+from zsei.surgery.new_modules import Factorised, Replaced, with_new_modules
 from zsei.surgery.program_form import apply_plan, plan_edits
+from zsei.surgery.structure import new_parameters, restructure, structural
+from zsei.surgery.weights import Weights, put_in_module, put_in_program
 
 TOLERANCE = 1e-5
 """Largest difference between two forms of one edit, relative to the outputs' largest entry."""
@@ -28,6 +33,7 @@ def edit_module(
     edits: Iterable[Edit],
     anatomy: Anatomy,
     inputs: Sequence[Tensor],
+    weights: Weights | None = None,
 ) -> tuple[nn.Module, ModuleEdit]:
     """The user's model with the edits done, proven equal to the edited program.
 
@@ -37,6 +43,7 @@ def edit_module(
         edits: Edits whose sites name values of `program`.
         anatomy: The anatomy of `program`.
         inputs: Inputs of the exported shapes, in the order of the program's inputs.
+        weights: Values of the parameters that the edits bring; both forms are compared with these.
 
     Returns:
         The edited copy, in eval mode, and the edit as data (to be saved and replayed).
@@ -48,12 +55,22 @@ def edit_module(
     edits = tuple(edits)
     plan = plan_edits(program, edits)
     edited = apply_plan(program, plan)
+    brought = set(new_parameters(program, edits))
+    values = {name: value for name, value in (weights or {}).items() if name in brought}
+    put_in_program(edited, values)
     with torch.no_grad():
         wanted = edited(*inputs)
     reason = "it was not tried"
-    for edit in module_edits(model, program, edited, plan, edits, anatomy):
+    try:
+        factorised, replaced = _new_modules(model, program, edits, inputs)
+        built = with_new_modules(model, factorised, replaced)
+    except (AttributeError, RuntimeError, SurgeryRefused) as error:
+        raise _not_in_class(model, str(error)) from error
+    changed = restructure(program, edits)
+    for edit in module_edits(built, changed, edited, plan, edits, anatomy):
+        edit = edit.model_copy(update={"factorised": factorised, "replaced": replaced})
         try:
-            candidate = apply_module_edit(model, edit).eval()
+            candidate = put_in_module(apply_module_edit(model, edit).eval(), values)
             found = run(candidate, program.input_names, inputs)
         except Exception as error:  # the user's code may raise anything on shapes it did not expect
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
@@ -61,9 +78,59 @@ def edit_module(
         if equal(found, wanted):
             return candidate, edit
         reason = "its outputs differ from those of the edited program"
-    raise SurgeryRefused(
+    raise _not_in_class(model, reason)
+
+
+def _not_in_class(model: nn.Module, reason: str) -> SurgeryRefused:
+    return SurgeryRefused(
         f"{type(model).__name__} cannot be edited in its own class ({reason}); the edited program "
         f"computes the same and can be run, saved and loaded instead."
+    )
+
+
+def _new_modules(
+    model: nn.Module, program: Program, edits: Iterable[Edit], inputs: Sequence[Tensor]
+) -> tuple[tuple[Factorised, ...], tuple[Replaced, ...]]:
+    """What edits put into the user's model, as data."""
+    factorised, replaced = [], []
+    for edit in structural(edits):
+        if isinstance(edit, ReplaceLayer):
+            replaced.append(
+                Replaced(
+                    module=edit.site.component,
+                    form=edit.form,
+                    inputs=edit.inputs,
+                    outputs=edit.outputs,
+                    stride=edit.stride,
+                    returns=_returns(model, edit.site.component, program.input_names, inputs),
+                )
+            )
+        else:
+            _, linear = linear_at(program.graph_module, edit)
+            factorised.append(Factorised(module=linear.path, rank=edit.rank))
+    return tuple(factorised), tuple(replaced)
+
+
+def _returns(
+    model: nn.Module, path: str, input_names: Sequence[str], inputs: Sequence[Tensor]
+) -> int | None:
+    """How many values a layer returns as a tuple; None when it returns one tensor.
+
+    Raises:
+        SurgeryRefused: When it returns something else.
+    """
+    # A twin is asked: the user's own modules get no hooks, not even for a moment.
+    twin = frozen_twin(model)
+    seen: list[Any] = []
+    twin.get_submodule(path).register_forward_hook(lambda module, given, found: seen.append(found))
+    run(twin, input_names, inputs)
+    if len(seen) == 1 and isinstance(seen[0], Tensor):
+        return None
+    if len(seen) == 1 and type(seen[0]) is tuple and isinstance(seen[0][0], Tensor):
+        return len(seen[0])
+    raise SurgeryRefused(
+        f"`{path}` returns {type(seen[0]).__name__ if seen else 'nothing'} in {len(seen)} calls; "
+        f"what stands in for it returns a tensor or a tuple, once."
     )
 
 

@@ -8,12 +8,9 @@ says, and the calls that move entries must move the kept ones to where they were
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._guards import detect_fake_mode
-from torch._subclasses import FakeTensorMode
 
 from zsei.errors import SurgeryRefused
 from zsei.subject.cost import flops
@@ -23,6 +20,8 @@ from zsei.surgery.calls import describe, refuse, tensor_of
 from zsei.surgery.dependency import Cut, DependencyGroup, dependency_group
 from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
 from zsei.surgery.resize import Removed, keep, prove_moves, resize
+from zsei.surgery.shapes import run_shapes
+from zsei.surgery.structure import Structural, restructure, structural
 from zsei.surgery.symbolic import copy_graph, static_twin
 
 
@@ -30,6 +29,8 @@ from zsei.surgery.symbolic import copy_graph, static_twin
 class Plan:
     """What a set of edits does to one program, before anything is done."""
 
+    structure: tuple[Structural, ...] = ()
+    """What brings new parameters; done first, so that all else here names what it leaves."""
     bypasses: Mapping[str, str]
     """Name of the value a removed layer writes -> name of the value it is replaced by."""
     group: DependencyGroup
@@ -53,6 +54,9 @@ def plan_edits(program: Program, edits: Iterable[Edit]) -> Plan:
     twin = static_twin(program)
     before = _cost(twin)
     output = shape(_output(twin.graph_module.graph))
+    structure = structural(edits)
+    if structure:
+        twin = static_twin(restructure(program, structure))
     bypasses = _bypass(twin.graph_module.graph, edits)
     group = dependency_group(twin, _cuts(edits))
     nodes = {node.name: node for node in twin.graph_module.graph.nodes}
@@ -71,6 +75,7 @@ def plan_edits(program: Program, edits: Iterable[Edit]) -> Plan:
             "or no units, cannot make the model smaller."
         )
     return Plan(
+        structure=structure,
         bypasses=bypasses,
         group=group,
         parameters_removed=removed,
@@ -98,6 +103,7 @@ def edit_program(program: Program, edits: Iterable[Edit]) -> Program:
 
 def apply_plan(program: Program, plan: Plan) -> Program:
     """Do what a plan made for this program says."""
+    program = restructure(program, plan.structure)
     module = copy_graph(program)
     graph = module.graph
     removed = plan.group.values
@@ -125,7 +131,7 @@ def apply_plan(program: Program, plan: Plan) -> Program:
     for node in graph.nodes:
         if node.op == "get_attr" and node.name in removed:
             _replace(edited, node, keep(tensor_of(edited, node), removed[node.name]))
-    _run_shapes(edited)
+    run_shapes(edited)
     result = Program(graph_module=edited, input_names=program.input_names)
     _prove(static_twin(program), static_twin(result), removed)
     return result
@@ -212,42 +218,6 @@ def _replace(module: nn.Module, node: fx.Node, tensor: Tensor) -> None:
     if isinstance(getattr(owner, name), nn.Parameter):
         tensor = nn.Parameter(tensor, requires_grad=False)
     setattr(owner, name, tensor)
-
-
-class _ShapeRun(fx.Interpreter):
-    """Runs a graph on shapes alone and notes each value's shape on its node."""
-
-    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode):
-        super().__init__(module)
-        self.mode = mode
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        tensor = super().get_attr(target, args, kwargs)
-        return self.mode.from_tensor(tensor, static_shapes=True)
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if n.op != "output":
-            n.meta["val"] = value
-            n.meta.pop("tensor_meta", None)
-        return value
-
-
-def _run_shapes(module: fx.GraphModule) -> None:
-    inputs = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
-    mode = detect_fake_mode(inputs)
-    if mode is None:
-        mode = FakeTensorMode()
-        inputs = [mode.from_tensor(value, static_shapes=True) for value in inputs]
-    runner = _ShapeRun(module, mode)
-    try:
-        with mode, torch.no_grad():
-            runner.run(*inputs, enable_io_processing=False)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SurgeryRefused(
-            f"The edited program does not run, so the edit is not made: {reason[:300]}"
-        ) from error
 
 
 def _prove(before: Program, after: Program, removed: Removed) -> None:

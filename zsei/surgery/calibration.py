@@ -1,0 +1,97 @@
+"""Sums over the calibration data that fits are made of: one pass, no activation kept."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from zsei.subject.program import Program
+from zsei.subject.types import Batch, Subject
+from zsei.surgery.calls import tensor_of
+from zsei.surgery.edits import FactoriseLinear, ReplaceLayer
+from zsei.surgery.factorise import linear_at, linear_of
+from zsei.surgery.least_squares import LeastSquares
+from zsei.surgery.replace_layer import Ends, find_ends, rows_of
+from zsei.trace.engine import engine_for
+
+See = Callable[[Mapping[str, Tensor], Batch], None]
+
+
+def passed_over(subject: Subject, names: Iterable[str], see: See) -> None:
+    """Run the calibration data once; `see` gets the named values of each batch."""
+    engine = engine_for(subject)
+    wanted = tuple(dict.fromkeys(names))
+    for batch in subject.calibration:
+        values: dict[str, Tensor] = {}
+
+        def keep(name: str, values: dict[str, Tensor] = values) -> Callable[[Tensor], None]:
+            return lambda value: values.__setitem__(name, value.detach())
+
+        with torch.no_grad():
+            engine.run(batch, {name: keep(name) for name in wanted})
+        see(values, batch)
+
+
+def real_rows(value: Tensor, batch: Batch) -> Tensor:
+    """A value [..., c] as rows [r, c] in double precision, without those of padding."""
+    rows = value.flatten(0, -2)
+    if batch.mask is not None and batch.mask.numel() == len(rows):
+        rows = rows[batch.mask.flatten()]
+    return rows.double()
+
+
+def inputs_of(subject: Subject, edits: Sequence[FactoriseLinear]) -> dict[str, LeastSquares]:
+    """Sums over what each linear reads, in all its calls, by the name of its first input."""
+    assert subject.program is not None
+    module = subject.program.graph_module
+    sources: dict[str, tuple[str, ...]] = {}
+    sizes: dict[str, int] = {}
+    for edit in edits:
+        _, linear = linear_at(module, edit)
+        tensor = tensor_of(module, linear.weight)
+        calls = [linear_of(node) for node in module.graph.nodes if node.op == "call_function"]
+        same = [c for c in calls if c is not None and tensor_of(module, c.weight) is tensor]
+        sources[linear.source.name] = tuple(call.source.name for call in same)
+        sizes[linear.source.name] = linear.matrix(module).shape[1]
+    sums = {name: LeastSquares(size, 0) for name, size in sizes.items()}
+
+    def see(values: Mapping[str, Tensor], batch: Batch) -> None:
+        for name, own in sources.items():
+            for source in own:
+                rows = real_rows(values[source], batch)
+                sums[name].add(rows, rows[:, :0])
+
+    passed_over(subject, (name for own in sources.values() for name in own), see)
+    return sums
+
+
+def ends_of(program: Program, edit: ReplaceLayer) -> Ends:
+    """What the layer of an edit maps to what."""
+    return find_ends(program, edit.site.component, edit.site.node, edit.site.source, edit.form)
+
+
+def layer_halves(
+    subject: Subject, edits: Sequence[ReplaceLayer]
+) -> list[tuple[LeastSquares, LeastSquares]]:
+    """For each layer sums over what enters and leaves it, of every other sample and of the rest."""
+    assert subject.program is not None
+    all_ends = [ends_of(subject.program, edit) for edit in edits]
+    found = [
+        (LeastSquares(ends.inputs, ends.outputs), LeastSquares(ends.inputs, ends.outputs))
+        for ends in all_ends
+    ]
+
+    def see(values: Mapping[str, Tensor], batch: Batch) -> None:
+        for ends, halves in zip(all_ends, found, strict=True):
+            x, y = rows_of(values[ends.source], values[ends.output], ends)
+            for half, sums in enumerate(halves):
+                part = _every_other(batch, half)
+                sums.add(real_rows(x[half::2], part), real_rows(y[half::2], part))
+
+    passed_over(subject, (name for e in all_ends for name in (e.source, e.output)), see)
+    return found
+
+
+def _every_other(batch: Batch, start: int) -> Batch:
+    mask = None if batch.mask is None else batch.mask[start::2]
+    return Batch(inputs=tuple(tensor[start::2] for tensor in batch.inputs), mask=mask)
