@@ -7,6 +7,7 @@ from zsei.errors import SurgeryRefused, UsageError
 from zsei.gate.baseline import Baseline
 from zsei.gate.judge import refused
 from zsei.gate.latency import measure_latency
+from zsei.gate.phases import TrainingRun
 from zsei.gate.sandbox import Trial, try_edits
 from zsei.records import Proposal, Verdict
 from zsei.settings import EditKind, Settings
@@ -49,6 +50,7 @@ def try_all(
     latency_pairs: int,
     out_of_time: Callable[[], bool],
     progress: Callable[[float], None],
+    run: TrainingRun | None = None,
 ) -> Outcome:
     """Judge each proposal; a rejected one comes back at half its size, `settings.rounds` times.
 
@@ -62,6 +64,8 @@ def try_all(
         latency_pairs: Timed pairs for what is accepted in the end.
         out_of_time: Asked before each proposal; the rest is then inconclusive.
         progress: Called with the share done.
+        run: Where the training run stands that this is part of; its phase caps each cut, and all
+            of them together.
     """
     outcome = Outcome()
     waiting = list(proposals)
@@ -74,7 +78,7 @@ def try_all(
             if out_of_time():
                 trial = Trial(verdict=_left_out(proposal))
             else:
-                trial = try_proposal(subject, baseline, proposal, scores, means, settings)
+                trial = try_proposal(subject, baseline, proposal, scores, means, settings, run)
             outcome.proposals.append(proposal)
             outcome.trials[proposal.id] = trial
             progress(min(0.9, 0.9 * len(outcome.trials) / max(budget, 1)))
@@ -84,8 +88,10 @@ def try_all(
                     smaller.append(half)
         waiting = smaller
         budget += len(smaller)
-    outcome.combined = _combine(subject, baseline, outcome, scores, means, settings)
-    outcome.latency = _latency(subject, outcome, scores, means, settings, latency_pairs)
+    outcome.combined = _combine(subject, baseline, outcome, scores, means, settings, run)
+    outcome.latency = {
+        name: trial.latency for name, trial in outcome.trials.items() if trial.latency is not None
+    } | _latency(subject, outcome, scores, means, settings, latency_pairs)
     progress(1.0)
     return outcome
 
@@ -112,6 +118,7 @@ def try_proposal(
     scores: Scores,
     means: Means,
     settings: Settings,
+    run: TrainingRun | None = None,
 ) -> Trial:
     """One proposal through its strategy and the gate; what its strategy refuses is inapplicable."""
     try:
@@ -120,7 +127,9 @@ def try_proposal(
     except (SurgeryRefused, UsageError) as error:
         return Trial(verdict=refused("inapplicable", proposal.id, str(error)))
     folding = _folding(subject, edits, means)
-    return try_edits(subject, proposal, strategy.edit_kind, edits, baseline, settings, edit=folding)
+    return try_edits(
+        subject, proposal, strategy.edit_kind, edits, baseline, settings, edit=folding, run=run
+    )
 
 
 def _folding(
@@ -175,7 +184,7 @@ def merge(edits: Sequence[Edit]) -> tuple[Edit, ...]:
 
 def _combine(
     subject: Subject, baseline: Baseline, outcome: Outcome, scores: Scores, means: Means,
-    settings: Settings,
+    settings: Settings, run: TrainingRun | None,
 ) -> Trial | None:  # fmt: skip
     """All accepted proposals at once, dropping the last accepted one until the gate agrees."""
     accepted = outcome.accepted()
@@ -200,7 +209,9 @@ def _combine(
                 verdict = known.verdict.model_copy(update={"proposal_id": name})
                 return replace(known, verdict=verdict)
             folding = _folding(subject, edits, means)
-            trial = try_edits(subject, proposal, kind, edits, baseline, settings, edit=folding)
+            trial = try_edits(
+                subject, proposal, kind, edits, baseline, settings, edit=folding, run=run
+            )
         if trial.verdict.outcome == "accepted":
             return trial
         accepted = accepted[:-1]
