@@ -15,6 +15,7 @@ from torch import nn
 from zsei.errors import ModelError, OutputError, UnsafeModelError
 from zsei.subject.types import Subject, UnitKind
 from zsei.surgery.apply import EditedModel, ProgramModel, apply_edits
+from zsei.surgery.checksums import FILES, write_sums
 from zsei.surgery.module_form import run
 from zsei.surgery.save import PROGRAM, RECIPE, WEIGHTS, load, save
 
@@ -69,6 +70,7 @@ def test_a_plain_folder_needs_no_zsei(tmp_path: Path) -> None:
     smaller = edited(found, "neuron", True, "bert")
     save(smaller, tmp_path / "model")
     (tmp_path / "model" / RECIPE).unlink()
+    (tmp_path / "model" / FILES).unlink()
     plain = BertModel.from_pretrained(tmp_path / "model").eval()
     assert plain.config.intermediate_size == 61
     assert torch.equal(run(plain, found.input_names, smaller.inputs), smaller.output)
@@ -102,7 +104,13 @@ def test_the_recipe_says_what_was_done(tmp_path: Path) -> None:
     save(edited(found, "head", False, "bert"), tmp_path / "model")
     recipe = json.loads((tmp_path / "model" / RECIPE).read_text())
     assert recipe["edits"] == [
-        {"component": "encoder.layer.1/attention", "kind": "head", "units": [1]}
+        {
+            "component": "encoder.layer.1/attention",
+            "kind": "head",
+            "units": [1],
+            "action": "remove",
+            "details": {},
+        }
     ]
     assert [(i["name"], i["shape"][0], i["dtype"]) for i in recipe["inputs"]] == [
         ("input_ids", 4, "int64"), ("attention_mask", 4, "int64"),
@@ -142,6 +150,7 @@ def test_a_planted_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
     with zipfile.ZipFile(folder / PROGRAM, "w") as archive:
         for name, data in content.items():
             archive.writestr(name, data)
+    write_sums(folder)
     with pytest.raises(UnsafeModelError):
         load(folder)
     assert not (tmp_path / "ran").exists()
@@ -150,6 +159,7 @@ def test_a_planted_pickle_is_refused_and_does_not_run(tmp_path: Path) -> None:
 def change(folder: Path, **values: object) -> None:
     recipe = json.loads((folder / RECIPE).read_text())
     (folder / RECIPE).write_text(json.dumps(recipe | values))
+    write_sums(folder)
 
 
 def test_folders_that_do_not_hold_together_are_named(tmp_path: Path) -> None:
@@ -161,7 +171,7 @@ def test_folders_that_do_not_hold_together_are_named(tmp_path: Path) -> None:
         load(folder)
     (folder / RECIPE).write_text(whole)
     change(folder, surprise=1)
-    with pytest.raises(ModelError, match="not what zsei writes"):
+    with pytest.raises(ModelError, match="not what this zsei writes"):
         load(folder)
     (folder / RECIPE).write_text(whole)
     change(folder, model_class="BertForMaskedLM")
@@ -169,6 +179,7 @@ def test_folders_that_do_not_hold_together_are_named(tmp_path: Path) -> None:
         load(folder)
     (folder / RECIPE).write_text(whole)
     (folder / WEIGHTS).unlink()
+    write_sums(folder)
     with pytest.raises(ModelError, match="do not belong together"):
         load(folder)
     with pytest.raises(ModelError):

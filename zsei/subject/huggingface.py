@@ -48,8 +48,15 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_folder(folder: Path, *, allow_remote_code: bool = False) -> FolderModel:
-    """Load model, tokenizer and pooling of a folder, in float32 on the CPU.
+def load_folder(
+    folder: Path,
+    *,
+    allow_remote_code: bool = False,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+) -> FolderModel:
+    """Load model, tokenizer and pooling of a folder on the CPU.
+
+    In float32, unless `dtype` says otherwise: "auto" takes what the folder's config names.
 
     The class is the one `config.json` names under `architectures`; where transformers has none of
     that name, `AutoModel` decides. The attention implementation is transformers' default (sdpa).
@@ -75,7 +82,7 @@ def load_folder(folder: Path, *, allow_remote_code: bool = False) -> FolderModel
         with quiet():
             model, info = model_class.from_pretrained(
                 folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
-                dtype=torch.float32, **remote,
+                dtype=dtype, **remote,
             )  # fmt: skip
             tokenizer = _tokenizer(folder, remote)
     except Exception as error:
@@ -90,7 +97,7 @@ def load_folder(folder: Path, *, allow_remote_code: bool = False) -> FolderModel
         family=str(config.get("model_type") or type(model).__name__),
         tokenizer=tokenizer,
         pooling=_pooling(folder),
-        notes=_notes(config, info),
+        notes=_notes(config, info, dtype),
     )
 
 
@@ -209,7 +216,9 @@ def _pooling(folder: Path) -> Pooling:
     return "mean"
 
 
-def _notes(config: dict[str, Any], info: dict[str, Any]) -> tuple[str, ...]:
+def _notes(
+    config: dict[str, Any], info: dict[str, Any], loaded: torch.dtype | str
+) -> tuple[str, ...]:
     notes = []
     missing = sorted(info.get("missing_keys") or ())
     if missing:
@@ -224,6 +233,6 @@ def _notes(config: dict[str, Any], info: dict[str, Any]) -> tuple[str, ...]:
             f"{unexpected[0]}."
         )
     dtype = config.get("dtype") or config.get("torch_dtype")
-    if dtype not in (None, "float32"):
+    if dtype not in (None, "float32") and loaded == torch.float32:
         notes.append(f"Weights stored as {dtype} were loaded as float32.")
     return tuple(notes)

@@ -10,30 +10,29 @@ Three kinds of folder, the plainest that can hold the model:
 - *program*: everything else: the edited program as `program.pt2`.
 
 Each is loaded back and its outputs compared before the folder gets its name; nothing is pickled.
+Parameters keep their precision. `zsei-files.json` holds the checksum of every file.
 """
 
 import json
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
-from zsei.errors import ModelError, OutputError, SurgeryRefused
-from zsei.records import Record
+from zsei.errors import ModelError, SurgeryRefused
 from zsei.subject.archive import load_archive
 from zsei.subject.huggingface import load_folder, quiet
 from zsei.surgery.apply import EditedModel, ProgramModel, input_sizes
-from zsei.surgery.edits import RemoveUnits
-from zsei.surgery.module_edit import ModuleEdit, apply_module_edit
+from zsei.surgery.checksums import FILES, write_sums
+from zsei.surgery.module_edit import apply_module_edit
 from zsei.surgery.module_form import equal, run
+from zsei.surgery.recipe import RECIPE, Form, Recipe, read_recipe, recipe_of
+from zsei.surgery.whole import new_folder
 
-RECIPE = "zsei.json"
 WEIGHTS = "model.safetensors"
 PROGRAM = "program.pt2"
 SENTENCE_FILES = (
@@ -41,41 +40,6 @@ SENTENCE_FILES = (
     "1_Pooling/config.json",
 )  # fmt: skip
 """Small files by which sentence-transformers folders say how to pool; they stay true."""
-
-
-class SavedEdit(Record):
-    """One edit, by the component it was made at."""
-
-    component: str
-    kind: str
-    units: tuple[int, ...] | None
-    """None: the whole layer."""
-
-
-class SavedInput(Record):
-    """One input of the model, with the shape it was proven on."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-class Recipe(Record):
-    """What a saved folder is, and how it came to be."""
-
-    schema_version: int = 1
-    form: Literal["huggingface", "module", "program"]
-    model_class: str
-    source: str
-    """As the user named the original model."""
-    edits: tuple[SavedEdit, ...]
-    inputs: tuple[SavedInput, ...]
-    sizes: tuple[tuple[int | None, ...], ...] | None = None
-    """For a program the sizes of each input it takes, null where any goes."""
-    module_edit: ModuleEdit | None = None
-    attention: str | None = None
-    """Attention implementation of a transformers model."""
-    note: str = ""
 
 
 def save(edited: EditedModel, folder: Path | str) -> Recipe:
@@ -92,27 +56,10 @@ def save(edited: EditedModel, folder: Path | str) -> Recipe:
         OutputError: The folder is not empty or cannot be written; it is then as it was.
         SurgeryRefused: What was written does not give the same outputs when loaded back.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(
-            f"An edited model is saved into a new folder; {folder} exists and is not empty. Name "
-            f"another, or empty it."
-        )
-    try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".zsei-") as work:
-            draft = Path(work) / "model"
-            # Building a class draws weights at random; the caller's random state is kept.
-            with torch.random.fork_rng(devices=[]):
-                recipe = _write(edited, draft)
-            if folder.exists():
-                folder.rmdir()
-            draft.rename(folder)
-    except OSError as error:
-        raise OutputError(
-            f"The model could not be written to {folder}: {error.strerror or error}. Free some "
-            f"space or name another folder."
-        ) from error
+    with new_folder(folder) as draft, torch.random.fork_rng(devices=[]):
+        # Building a class draws weights at random; the caller's random state is kept.
+        recipe = _write(edited, draft)
+        write_sums(draft)
     return recipe
 
 
@@ -120,21 +67,15 @@ def load(folder: Path | str) -> nn.Module:
     """Load a model that `save` wrote, in eval mode. No code in the folder is run.
 
     Raises:
-        ModelError: The folder holds no such model, or its files do not belong together.
+        ModelError: The folder holds no such model, a file is missing or not as it was written, or
+            its files do not belong together.
         UnsafeModelError: It holds what could only be loaded by running it.
     """
     folder = Path(folder)
-    path = folder / RECIPE
-    if not path.is_file():
+    if not (folder / RECIPE).is_file() and not (folder / FILES).is_file():
         with torch.random.fork_rng(devices=[]):
             return load_folder(folder).model.eval()
-    try:
-        recipe = Recipe.model_validate_json(path.read_bytes())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ModelError(
-            f"{RECIPE} in {folder} is not what zsei writes ({str(error).splitlines()[0]}). Save "
-            f"the model again."
-        ) from error
+    recipe = read_recipe(folder)
     with torch.random.fork_rng(devices=[]):
         return _LOADERS[recipe.form](folder, recipe).eval()
 
@@ -147,22 +88,24 @@ def _write(edited: EditedModel, draft: Path) -> Recipe:
             continue
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        recipe = _recipe(edited, form)
+        recipe = recipe_of(edited, form)
         try:
             with quiet():
                 write(edited, draft)
                 if edited.tokenizer is not None and hasattr(edited.tokenizer, "save_pretrained"):
                     edited.tokenizer.save_pretrained(draft)
             _copy_sentence_files(Path(edited.source.location), draft)
-            text = json.dumps(recipe.model_dump(mode="json"), indent=1)
-            (draft / RECIPE).write_text(text + "\n", encoding="utf-8")
-            found = run(load(draft), edited.input_names, edited.inputs)
+            back = _LOADERS[form](draft, Recipe.model_validate_json(recipe.model_dump_json()))
+            found = run(back.eval(), edited.input_names, edited.inputs)
         except OSError:
             raise
         except Exception as error:  # the next form may do what this one cannot
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[:1]}"
             continue
         if equal(found, edited.output):
+            recipe = recipe.model_copy(update={"difference": _difference(found, edited.output)})
+            text = json.dumps(recipe.model_dump(mode="json"), indent=1)
+            (draft / RECIPE).write_text(text + "\n", encoding="utf-8")
             return recipe
         reason = "its outputs differ after loading"
     raise SurgeryRefused(f"The edited model cannot be saved so that it loads back: {reason}.")
@@ -175,28 +118,12 @@ def _possible(form: str, edited: EditedModel) -> bool:
     return edited.module_edit is not None and edited.original_config is not None
 
 
-def _recipe(edited: EditedModel, form: Literal["huggingface", "module", "program"]) -> Recipe:
-    return Recipe(
-        form=form,
-        model_class=type(edited.model).__name__,
-        source=edited.source.name,
-        edits=tuple(
-            SavedEdit(
-                component=edit.site.component,
-                kind=edit.site.kind,
-                units=edit.units if isinstance(edit, RemoveUnits) else None,
-            )
-            for edit in edited.edits
-        ),
-        inputs=tuple(
-            SavedInput(name=name, shape=tuple(tensor.shape), dtype=str(tensor.dtype)[6:])
-            for name, tensor in zip(edited.input_names, edited.inputs, strict=True)
-        ),
-        sizes=input_sizes(edited.program) if form == "program" else None,
-        module_edit=edited.module_edit if form == "module" else None,
-        attention=getattr(edited.original_config, "_attn_implementation", None),
-        note=edited.note,
-    )
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    finite = wanted.isfinite()
+    if not bool(finite.any()):
+        return 0.0
+    found, wanted = found[finite].double(), wanted[finite].double()
+    return float((found - wanted).abs().max() / max(1.0, float(wanted.abs().max())))
 
 
 def _write_huggingface(edited: EditedModel, draft: Path) -> None:
@@ -228,7 +155,8 @@ def _write_program(edited: EditedModel, draft: Path) -> None:
 
 
 def _load_huggingface(folder: Path, recipe: Recipe) -> nn.Module:
-    return load_folder(folder).model
+    # In the precision it was saved in, which need not be full.
+    return load_folder(folder, dtype="auto").model
 
 
 def _load_module(folder: Path, recipe: Recipe) -> nn.Module:
@@ -248,6 +176,7 @@ def _load_module(folder: Path, recipe: Recipe) -> nn.Module:
             config = config_class.from_pretrained(folder, local_files_only=True)
             config._attn_implementation = recipe.attention
             model = apply_module_edit(found(config), recipe.module_edit)
+            _take_precision(model, folder / WEIGHTS)
             load_model(model, folder / WEIGHTS)
     except Exception as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -255,6 +184,18 @@ def _load_module(folder: Path, recipe: Recipe) -> nn.Module:
             f"The files in {folder} do not belong together: {reason[:300]}. Save the model again."
         ) from error
     return model
+
+
+def _take_precision(model: nn.Module, weights: Path) -> None:
+    """Give parameters and buffers the precision in which a file holds them."""
+    from safetensors.torch import load_file
+
+    held = {name: tensor.dtype for name, tensor in load_file(weights).items()}
+    # Of tied names the file holds one; whichever it is, it stands for the same parameter.
+    for found in (model.named_parameters, model.named_buffers):
+        for name, tensor in found(remove_duplicate=False):
+            if name in held:
+                tensor.data = tensor.data.to(held[name])
 
 
 def _load_program(folder: Path, recipe: Recipe) -> nn.Module:
@@ -273,7 +214,7 @@ def _copy_sentence_files(source: Path, draft: Path) -> None:
             shutil.copyfile(source / name, draft / name)
 
 
-_WRITERS: dict[Literal["huggingface", "module", "program"], Callable[[EditedModel, Path], None]] = {
+_WRITERS: dict[Form, Callable[[EditedModel, Path], None]] = {
     "huggingface": _write_huggingface,
     "module": _write_module,
     "program": _write_program,
