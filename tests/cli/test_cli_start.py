@@ -9,7 +9,7 @@ import pytest
 from zsei import __version__
 from zsei.cli import main
 
-COMMANDS = ("analyze", "ask", "list", "show", "explain", "apply", "doctor")
+COMMANDS = ("analyze", "ask", "list", "show", "explain", "apply", "breaker", "doctor")
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from zsei import __version__
 from zsei.cli.analyze import analyze
 from zsei.cli.apply import apply
 from zsei.cli.ask import ask
+from zsei.cli.breaker import breaker
 from zsei.cli.doctor import doctor
 from zsei.cli.explain import explain
 from zsei.cli.list import list_runs
@@ -41,5 +42,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (analyze, ask, list_runs, show, explain, apply, doctor):
+for _command in (analyze, ask, list_runs, show, explain, apply, breaker, doctor):
     app.command(_command.__name__.removesuffix("_runs"))(_command)

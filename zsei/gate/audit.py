@@ -44,14 +44,14 @@ def audited(path: Path, key: str, decide: Callable[[], Verdict], note: str = "")
         MemoryDamaged: When a line of the log cannot be read.
         OutputError: When the log cannot be written.
     """
-    first = _find(path, key)
+    first = find_verdict(path, key)
     if first is not None:
         return first
     verdict = decide()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            first = _find(path, key)
+            first = find_verdict(path, key)
             if first is not None:
                 return first
             _append(path, AuditEntry(key=key, verdict=verdict, note=note))
@@ -83,7 +83,12 @@ def read_audit(path: Path) -> Iterator[AuditEntry]:
             ) from error
 
 
-def _find(path: Path, key: str) -> Verdict | None:
+def find_verdict(path: Path, key: str) -> Verdict | None:
+    """The verdict filed under `key`; None when there is none.
+
+    Raises:
+        MemoryDamaged: When a line of the log before it cannot be read.
+    """
     return next((entry.verdict for entry in read_audit(path) if entry.key == key), None)
 
 
