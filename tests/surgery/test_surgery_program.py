@@ -197,15 +197,13 @@ def test_channels_through_pooling_depthwise_and_flattening() -> None:
     image = torch.randn(2, 1, 8, 8)
     program, anatomy = program_of(model, image)
     site = sites(anatomy, "channel")[0]
-    # Read off by hand: a site at the value the depthwise convolution reads.
-    relu = replace(site, node="relu", units=8)
-    edited = edit_program(program, [RemoveUnits(site=relu, units=(1, 6))])
+    # Each of the 8 channels is two behind the depthwise convolution, whose bias goes with it.
+    assert (site.node, site.units, site.unit_size) == ("relu_1", 8, 2)
+    edited = edit_program(program, [RemoveUnits(site=site, units=(1, 6))])
     shapes = {n: tuple(p.shape) for n, p in edited.graph_module.named_parameters()}
     assert shapes["model.4.weight"] == (12, 1, 3, 3)
     assert shapes["model.7.weight"] == (5, 192)
-    # The depthwise bias of a removed channel goes as well, so it is held at zero behind it.
-    behind = replace(site, node="relu_1", units=16)
-    wanted = removal.masked(program, (image,), [(behind, (2, 3, 12, 13))])
+    wanted = removal.masked(program, (image,), [(site, (1, 6))])
     assert difference(edited(image), wanted) < 1e-5
 
 

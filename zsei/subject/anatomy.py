@@ -16,10 +16,10 @@ from zsei.subject.blocks import (
     HiddenUnits,
     behind,
     find_attentions,
-    find_channels,
     find_hidden_units,
     is_linear,
 )
+from zsei.subject.channels import find_channels
 from zsei.subject.draft import Draft, Part, finish
 from zsei.subject.program import Program
 from zsei.subject.reading import (
@@ -264,7 +264,8 @@ def _add_channels(draft: Draft) -> None:
     for channels in find_channels(draft.ancestry):
         name = by_node.get(channels.source)
         if name is not None:
-            draft.tap(name, "channel", channels.value, 1, shape(channels.value)[1])
+            units, width = shape(channels.source)[1], shape(channels.value)[1]
+            draft.tap(name, "channel", channels.value, 1, units, unit_size=width // units)
 
 
 def _add_ends(draft: Draft, input_names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Finds the larger parts in a program: attentions, MLPs, chains of convolutions."""
+"""Finds the larger parts in a program: attentions and MLPs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,12 +8,10 @@ from torch import fx
 from zsei.subject.reading import (
     ACTIVATION,
     ATTENTION,
-    BATCH_NORM,
     CONV,
     ELEMENTWISE,
     LAYOUT,
     LINEAR,
-    POOL,
     Ancestry,
     operation,
     parameter_names,
@@ -26,7 +24,7 @@ class AttentionBlock:
     """One attention: the value all heads write, and the projections around it."""
 
     core: fx.Node
-    """Value [n, h, t, d]: heads on axis 1; or [n·h, t, d] when heads are folded into samples."""
+    """Value [n, h, t, d]: heads on axis 1; [n·h, t, d] when heads stay folded into samples."""
     query: fx.Node
     key: fx.Node
     heads: int
@@ -47,12 +45,9 @@ class HiddenUnits:
     """The value the reader reads, after the activation; units on its last axis."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Channels:
-    """Channels one convolution writes and only other weights read; units on axis 1."""
-
-    source: fx.Node
-    value: fx.Node
+SCORES = ELEMENTWISE | LAYOUT | {"matmul", "bmm", "baddbmm", "masked_fill"}
+"""What lies between an attention's scores and their softmax, the product included."""
+PIECES = {"split", "split_with_sizes", "chunk", "slice", "getitem"}
 
 
 def is_linear(node: fx.Node) -> bool:
@@ -87,6 +82,7 @@ def find_attentions(ancestry: Ancestry) -> tuple[AttentionBlock, ...]:
             continue
         tail = behind(core, LAYOUT)
         reader = next(iter(tail.users)) if len(tail.users) == 1 else None
+        core = _unfolded(core)
         found.append(
             AttentionBlock(
                 core=core,
@@ -100,6 +96,18 @@ def find_attentions(ancestry: Ancestry) -> tuple[AttentionBlock, ...]:
     return tuple(found)
 
 
+def _unfolded(core: fx.Node) -> fx.Node:
+    """Where heads folded into samples, [n·h, t, d], become an axis of their own again."""
+    node = core
+    while len(shape(node)) == 3 and len(node.users) == 1:
+        node = next(iter(node.users))
+        if operation(node) not in LAYOUT:
+            break
+        if len(shape(node)) == 4 and shape(node)[2:] == shape(core)[1:]:
+            return node
+    return core
+
+
 def _written_out_attention(
     softmax: fx.Node,
 ) -> tuple[fx.Node, fx.Node, fx.Node, list[fx.Node]] | None:
@@ -108,7 +116,7 @@ def _written_out_attention(
     while scores is not None and operation(scores) not in ("matmul", "bmm", "baddbmm"):
         inputs = [a for a in scores.all_input_nodes if a.op == "call_function"]
         same = [a for a in inputs if shape(a)[-2:] == shape(softmax)[-2:]]
-        steps = [a for a in same if operation(a) in ELEMENTWISE | LAYOUT | {"matmul", "bmm"}]
+        steps = [a for a in same if operation(a) in SCORES]
         scores = steps[0] if steps else None
     if scores is None or parameter_names(scores):
         return None
@@ -172,9 +180,12 @@ def _activation_input(reader: fx.Node) -> fx.Node | None:
 
 
 def _sources(value: fx.Node) -> tuple[fx.Node, ...]:
-    """Linears reached from `value` through element-wise calls only, one of them an activation."""
+    """Linears reached from `value` through element-wise calls only, one of them an activation.
+
+    A linear may write gate and values side by side; each is then a piece of its last axis.
+    """
     found: dict[fx.Node, None] = {}
-    activated = False
+    activated = pieces = False
     seen: set[fx.Node] = set()
     stack = [value]
     while stack:
@@ -191,76 +202,15 @@ def _sources(value: fx.Node) -> tuple[fx.Node, ...]:
         keeps_width = name in ("view", "_unsafe_view", "reshape", "clone") and (
             shape(node)[-1:] == shape(node.all_input_nodes[0])[-1:]
         )
-        if name not in ELEMENTWISE and not keeps_width:
+        piece = name in PIECES and node.all_input_nodes[0] is not value
+        pieces = pieces or piece
+        if name not in ELEMENTWISE and not keeps_width and not piece:
             return ()
         activated = activated or name in ACTIVATION
         stack.extend(node.all_input_nodes)
     widths = {shape(node)[-1] for node in found}
-    if not activated or widths != {shape(value)[-1]}:
+    width = shape(value)[-1]
+    fits = all(w % width == 0 for w in widths) if pieces else widths == {width}
+    if not activated or not fits:
         return ()
     return tuple(sorted(found, key=lambda n: n.name))
-
-
-def find_channels(ancestry: Ancestry) -> tuple[Channels, ...]:
-    """Channels of each convolution that reach nothing but other weights."""
-    found = []
-    for node in ancestry.nodes:
-        if operation(node) in CONV and _groups(node) == 1:
-            value = _channel_end(node)
-            if value is not None:
-                found.append(Channels(source=node, value=value))
-    return tuple(found)
-
-
-def _groups(node: fx.Node) -> int:
-    for argument in reversed(node.args):
-        if isinstance(argument, int) and not isinstance(argument, bool):
-            position = node.args.index(argument)
-            return argument if position >= 6 else 1
-    return 1
-
-
-def _channel_end(conv: fx.Node) -> fx.Node | None:
-    """Last value, following channel-wise calls, that is read by weights only."""
-    node = conv
-    while True:
-        users = list(node.users)
-        if not users:
-            return None
-        if all(_absorbs(user) for user in users):
-            return node
-        inner = {user for user in users if _channelwise(user)}
-        if len(inner) != len(users):
-            return None
-        following = users[0]
-        if len(users) > 1:
-            # x · sigmoid(x) and the like: all readers must join again in one of them.
-            ends = [u for u in users if set(users) - {u} <= set(u.all_input_nodes)]
-            if len(ends) != 1:
-                return None
-            following = ends[0]
-        node = following
-
-
-def _absorbs(user: fx.Node) -> bool:
-    """Whether a reader takes channels in with weights (perhaps after pooling or flattening)."""
-    name = operation(user)
-    if name in CONV:
-        return _groups(user) == 1
-    if name in ("flatten", "view", "reshape", "mean", "adaptive_avg_pool2d", "squeeze"):
-        return bool(user.users) and all(is_linear(u) or _absorbs(u) for u in user.users)
-    return is_linear(user)
-
-
-def _channelwise(user: fx.Node) -> bool:
-    """Whether a call treats every channel by itself."""
-    name = operation(user)
-    if name in CONV:
-        weight = shape([a for a in user.args if isinstance(a, fx.Node)][1])
-        return _groups(user) > 1 and len(weight) > 1 and weight[1] == 1
-    if name in BATCH_NORM or name in POOL or name in ("getitem", "dropout", "clone"):
-        return True
-    if name not in ELEMENTWISE:
-        return False
-    activations = [a for a in user.all_input_nodes if a.op == "call_function"]
-    return len(activations) == 1 or (len({shape(a) for a in activations}) == 1 and name == "mul")

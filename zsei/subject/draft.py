@@ -73,13 +73,13 @@ class Draft:
 
     def tap(
         self, component: str, kind: UnitKind, node: fx.Node, axis: int | None, units: int = 1,
-        unit_ids: tuple[str, ...] = (), source: str | None = None,
+        unit_ids: tuple[str, ...] = (), source: str | None = None, unit_size: int = 1,
     ) -> None:  # fmt: skip
         """Add a site."""
         self.sites.append(
             Site(
                 component=component, kind=kind, node=node.name, axis=axis, units=units,
-                unit_ids=unit_ids or (component,), source=source,
+                unit_size=unit_size, unit_ids=unit_ids or (component,), source=source,
             )
         )  # fmt: skip
 

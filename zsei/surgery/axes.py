@@ -283,6 +283,18 @@ def _index(node: fx.Node, arg: Mapping[str, Any]) -> CallAxes:
     return CallAxes(values=tuple(values))
 
 
+def _gather(node: fx.Node, arg: Mapping[str, Any]) -> CallAxes:
+    """gather: one axis is read by index, the others pass where source and index are as long."""
+    source, index = arg["self"], arg["index"]
+    along = arg["dim"] % len(shape(source))
+    same = zip(shape(source), shape(index), strict=True)
+    inner = tuple(
+        f"a{i}" if i != along and old == new else None for i, (old, new) in enumerate(same)
+    )
+    outer = tuple(x if i != along else "taken" for i, x in enumerate(inner))
+    return CallAxes(values=((source, inner), (index, outer), (node, outer)))
+
+
 def _index_select(node: fx.Node, arg: Mapping[str, Any]) -> CallAxes:
     rank = len(shape(node))
     labels = tuple(None if i == arg["dim"] % rank else f"a{i}" for i in range(rank))
@@ -303,7 +315,8 @@ def _nothing(node: fx.Node, arg: Mapping[str, Any]) -> CallAxes:
 Rule = Callable[[fx.Node, Mapping[str, Any]], CallAxes | None]
 RULES: dict[str, Rule] = {
     "linear": _linear, "addmm": _addmm, "einsum": _einsum, "embedding": _embedding,
-    "prelu": _prelu, "index": _index, "index_select": _index_select, "sym_size": _size,
+    "prelu": _prelu, "index": _index, "index_select": _index_select,
+    "gather": _gather, "sym_size": _size,
     "arange": _nothing,
     **dict.fromkeys(("matmul", "mm", "bmm", "baddbmm"), _matmul),
     **dict.fromkeys(

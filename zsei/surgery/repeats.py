@@ -68,9 +68,12 @@ def key_value_classes(attention: fx.Node) -> tuple[fx.Node, Tensor]:
     """(values an attention reads, which key/value head each of its query heads uses).
 
     Args:
-        attention: The call that gives all heads' values [n, h, t, d]: a fused attention, or the
-            product of weights and values where it is written out.
+        attention: The call that gives all heads' values [n, h, t, d]: a fused attention, the
+            product of weights and values where it is written out, or the call that unfolds the
+            heads out of the samples behind it (then each query head has its own key head).
     """
+    if layout_axes(attention) is not None:
+        return attention, torch.arange(shape(attention)[1])
     value = attention.args[2 if operation(attention) in ATTENTION else 1]
     assert isinstance(value, fx.Node)
     heads = shape(attention)[1]
