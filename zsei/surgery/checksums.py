@@ -61,7 +61,7 @@ def check_sums(folder: Path) -> None:
     """
     sums = _read(folder / FILES)
     for wanted in sums.files:
-        if not _inside(wanted.path):
+        if not inside(wanted.path):
             raise ModelError(
                 f"{FILES} in {folder} may name files of that folder only; it names "
                 f"{wanted.path!r}. Save the model again."
@@ -103,7 +103,7 @@ def _read(path: Path) -> FileSums:
         ) from error
 
 
-def _inside(name: str) -> bool:
+def inside(name: str) -> bool:
     """Whether a name stays inside its folder."""
     path = PurePosixPath(name)
     return bool(name) and not path.is_absolute() and not {"..", ""} & set(name.split("/"))

@@ -29,7 +29,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
             f"An edited model is saved into a new folder; {folder} exists and is not empty. Name "
             f"another, or empty it."
         )
-    with _drafts(folder) as drafts:
+    with drafts_beside(folder) as drafts:
         draft = drafts / "model"
         draft.mkdir()
         yield draft
@@ -50,7 +50,7 @@ def new_file(path: Path | str) -> Iterator[Path]:
         OutputError: A file of one of these names exists, or none can be written.
     """
     path = Path(path)
-    with _drafts(path) as drafts:
+    with drafts_beside(path) as drafts:
         draft = drafts / path.name
         _refuse_existing(path)
         yield draft
@@ -83,8 +83,12 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def _drafts(target: Path) -> Iterator[Path]:
-    """A folder beside a target for what is not finished; errors of the disk as OutputError."""
+def drafts_beside(target: Path) -> Iterator[Path]:
+    """Yield a folder beside a target for what is not finished; it is gone afterwards.
+
+    Raises:
+        OutputError: In place of any error of the disk.
+    """
     around = target.absolute().parent
     try:
         around.mkdir(parents=True, exist_ok=True)
