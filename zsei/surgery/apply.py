@@ -168,7 +168,7 @@ def apply_edits(
         module, module_edit = found, made
     except SurgeryRefused as error:
         note = str(error)
-    config = _config(subject.model)
+    config = config_of(subject.model)
     program = static
     if module is None or config is None:
         # Only then is the program what is saved; exporting it again takes seconds.
@@ -223,7 +223,7 @@ def _open_sizes(
     return edited if equal(found, output) else None
 
 
-def _config(model: nn.Module) -> Any:
-    """The config of a model that transformers itself defines."""
+def config_of(model: nn.Module) -> Any:
+    """The config of a model that transformers itself defines; None for any other."""
     known = type(model).__module__.startswith("transformers.")
     return getattr(model, "config", None) if known else None
