@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from zsei.pipeline import analyze, apply, ask, load
     from zsei.records import AnalysisRecord, Answer, Finding, Proposal, Verdict
     from zsei.settings import Settings
+    from zsei.surgery.export_model import export_model as export
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOME = {
     "analyze": "zsei.pipeline",
     "apply": "zsei.pipeline",
     "ask": "zsei.pipeline",
+    "export": "zsei.surgery.export_model:export_model",
     "load": "zsei.pipeline",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "analyze",
     "apply",
     "ask",
+    "export",
     "load",
 ]
 
@@ -48,4 +51,5 @@ def __getattr__(name: str) -> object:
     """Import a public name from its module on first use."""
     if name not in _HOME:
         raise AttributeError(f"module 'zsei' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    module, _, own = _HOME[name].partition(":")
+    return getattr(import_module(module), own or name)

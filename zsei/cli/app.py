@@ -11,7 +11,10 @@ from zsei.cli.ask import ask
 from zsei.cli.breaker import breaker
 from zsei.cli.doctor import doctor
 from zsei.cli.explain import explain
+from zsei.cli.export import export
 from zsei.cli.list import list_runs
+from zsei.cli.log import log
+from zsei.cli.rollback import rollback
 from zsei.cli.show import show
 
 EPILOG = (
@@ -42,5 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (analyze, ask, list_runs, show, explain, apply, breaker, doctor):
+for _command in (
+    analyze, ask, list_runs, show, explain, apply, export, log, rollback, breaker, doctor,
+):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
