@@ -105,7 +105,7 @@ def _value(region: list[fx.Node], ancestry: Ancestry) -> fx.Node | None:
             continue
         zero = {start}
         for node in region:
-            if _keeps_zero(node) and _enough(node, inside, zero):
+            if keeps_zero(node) and _enough(node, inside, zero):
                 zero.add(node)
         if zero.issuperset(read):
             return start
@@ -125,7 +125,8 @@ def _enough(node: fx.Node, inside: set[fx.Node], zero: set[fx.Node]) -> bool:
     return bool(operands) and all(a in zero for a in operands)
 
 
-def _keeps_zero(node: fx.Node) -> bool:
+def keeps_zero(node: fx.Node) -> bool:
+    """Whether a call gives zero for zeros; a product, a quotient and a sum each in its own way."""
     name = operation(node)
     if name in CONV:
         return _argument(node, "bias") is None

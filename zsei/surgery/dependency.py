@@ -17,6 +17,7 @@ from zsei.subject.program import Program, strip_prefix
 from zsei.subject.reading import shape
 from zsei.surgery.calls import refuse, tensor_of
 from zsei.surgery.search import Search, Selection, active_values, entries
+from zsei.surgery.zero import prove_zero
 
 Entries = Mapping[int, tuple[int, ...]]
 """Axis -> removed entries along it, ascending."""
@@ -29,6 +30,9 @@ class Cut:
     node: str
     axis: int
     removed: tuple[int, ...]
+    held: bool = True
+    """Whether these entries are held at zero here, so that it must be proven that their readers
+    get zeros; not for experts, which are never chosen, nor for the width of a stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +54,13 @@ def dependency_group(program: Program, cuts: Iterable[Cut]) -> DependencyGroup:
         cuts: What shall go, each on its own value.
 
     Raises:
-        SurgeryRefused: Naming the call, its module and its shape, where the cut cannot be proven.
+        SurgeryRefused: Naming the call, its module and its shape, where the cut cannot be proven,
+            or where it would change more than the entries held at zero.
     """
     nodes = list(program.graph_module.graph.nodes)
     search = Search(twins=_twins(program), active=active_values(nodes))
     by_name = {node.name: node for node in nodes}
+    cuts = tuple(cuts)
     for cut in cuts:
         node = by_name.get(cut.node)
         if node is None:
@@ -69,6 +75,9 @@ def dependency_group(program: Program, cuts: Iterable[Cut]) -> DependencyGroup:
     for (call, operand), selection in search.selections.items():
         if selection.axis in search.removed.get(operand, {}):
             raise refuse(call, f"selects from `{operand.name}`, which another cut makes smaller.")
+    held = [(by_name[cut.node], cut.axis) for cut in cuts if cut.held]
+    if len(held) == len(cuts):
+        prove_zero(nodes, search.removed, held)
     order = {node: i for i, node in enumerate(nodes)}
     values = {
         node.name: {axis: entries(mask) for axis, mask in sorted(masks.items())}

@@ -138,7 +138,7 @@ class Search:
                     call, f"works along axis {axis} of `{value.name}`, which must stay whole."
                 )
             elif mask is not None and label is not None:
-                for name, part in _factors(call, mask, label).items():
+                for name, part in factors(call, mask, label).items():
                     known[name] = known[name] | part if name in known else part
         for label, own in members.items():
             total = self._total(own, known.get(label))
@@ -230,10 +230,14 @@ def _serving(value: fx.Node, axis: int, size: int) -> Tensor | None:
     return copy_classes(value, axis)
 
 
-def _factors(
+def factors(
     call: fx.Node, mask: Tensor, label: tuple[tuple[str | None, int], ...]
 ) -> dict[str, Tensor]:
-    """What goes along each of the axes that one axis is merged from."""
+    """What goes along each of the axes that one axis is merged from.
+
+    Raises:
+        SurgeryRefused: When what goes is no whole rows, or of an axis without a name.
+    """
     kept = (~mask).reshape([size for _, size in label])
     sides = [kept.movedim(i, 0).flatten(1).any(1) for i in range(kept.ndim)]
     whole = torch.ones(1, dtype=torch.bool)
