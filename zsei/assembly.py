@@ -6,7 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from zsei.analyzers.check_strategies import strategy_checks
 from zsei.analyzers.context import Analysis
+from zsei.gate.rounds import Outcome
 from zsei.graph.costs import cost_measurements
 from zsei.importance.ranking import Importance
 from zsei.records import (
@@ -22,6 +24,7 @@ from zsei.records import (
     digest,
 )
 from zsei.settings import Settings
+from zsei.strategies.fitted import kept_values
 from zsei.subject.types import Subject
 from zsei.trace.summary import Trace
 
@@ -54,6 +57,29 @@ def draft_record(
         findings=tuple(findings),
         validation=_validation(subject, analysis.trace, analysis.importance, checks),
         failures=(*analysis.trace.failures, *failures),
+    )
+
+
+def with_verdicts(record: AnalysisRecord, outcome: Outcome, analysis: Analysis) -> AnalysisRecord:
+    """The record with what was tried, what became of it, and what applying it needs."""
+    verdicts = tuple(outcome.trials[p.id].verdict for p in outcome.proposals)
+    accepted = {v.proposal_id for v in verdicts if v.outcome == "accepted"}
+    cut = {c for p in outcome.proposals if p.id in accepted for c in p.components}
+    parents = {c.parent for c in record.components if c.id in cut}
+    checks = (*record.validation.checks, *strategy_checks(outcome.proposals, verdicts))
+    return record.model_copy(
+        update={
+            "validation": record.validation.model_copy(update={"checks": checks}),
+            "proposals": tuple(outcome.proposals),
+            "verdicts": verdicts,
+            "combined": outcome.combined.verdict if outcome.combined else None,
+            "fitted": kept_values(outcome.fitted),
+            "means": {
+                f"{component}|{kind}": tuple(mean.flatten().tolist())
+                for (component, kind), mean in sorted(analysis.trace.means.items())
+                if kind in ("head", "neuron") and component in cut | parents
+            },
+        }
     )
 
 

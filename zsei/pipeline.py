@@ -15,10 +15,9 @@ from torch import nn
 from zsei.advice import interpret, propose
 from zsei.analyzers import ANALYZERS, run_analyzers
 from zsei.analyzers.check_instrumentation import overhead_remark
-from zsei.analyzers.check_strategies import strategy_checks
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.validate import validate
-from zsei.assembly import draft_record, sealed
+from zsei.assembly import draft_record, sealed, with_verdicts
 from zsei.clock import Clock, Progress
 from zsei.errors import UsageError
 from zsei.gate.audit import audit_key, audited
@@ -35,6 +34,7 @@ from zsei.records import AnalysisRecord, Answer, Failure, Finding, Proposal, Tim
 from zsei.resources import Cards, load_cards
 from zsei.settings import Settings
 from zsei.strategies.candidates import candidates, explicit
+from zsei.strategies.fitted import together, values_of
 from zsei.strategies.scores import removal_scores
 from zsei.subject.again import means_of, subject_again
 from zsei.subject.prepare import prepare
@@ -115,7 +115,7 @@ def analyze(
         with clock.stage("gate") as report:
             outcome = _judge(analysis, proposals, clock, report)
         verify_unchanged(subject)
-    record = _with_verdicts(record, outcome, analysis)
+    record = with_verdicts(record, outcome, analysis)
     timings = _timings(started, clock, traced.seconds, traced.overhead, outcome, clock_findings)
     return remember(sealed(record, timings), settings, memory=memory, calls=calls)
 
@@ -127,7 +127,8 @@ def _advise(
     settings = analysis.settings
     told = interpret(record, cards, settings, llm)
     scores = removal_scores(analysis.subject, analysis.trace, analysis.importance)
-    possible = candidates(analysis.subject, scores, settings)
+    alike = {site: units.duplicates for site, units in analysis.trace.units.items()}
+    possible = candidates(analysis.subject, scores, settings, alike)
     proposed = propose(record, possible, cards, settings, llm, calls=told.calls)
     record = record.model_copy(
         update={
@@ -157,28 +158,6 @@ def _judge(analysis: Analysis, proposals: Sequence[Proposal], clock: Clock, repo
         latency_pairs=LATENCY_PAIRS,
         out_of_time=clock.out_of_time,
         progress=report,
-    )
-
-
-def _with_verdicts(record: AnalysisRecord, outcome: Outcome, analysis: Analysis) -> AnalysisRecord:
-    """The record with what was tried, what became of it, and what applying it needs."""
-    verdicts = tuple(outcome.trials[p.id].verdict for p in outcome.proposals)
-    accepted = {v.proposal_id for v in verdicts if v.outcome == "accepted"}
-    cut = {c for p in outcome.proposals if p.id in accepted for c in p.components}
-    parents = {c.parent for c in record.components if c.id in cut}
-    checks = (*record.validation.checks, *strategy_checks(outcome.proposals, verdicts))
-    return record.model_copy(
-        update={
-            "validation": record.validation.model_copy(update={"checks": checks}),
-            "proposals": tuple(outcome.proposals),
-            "verdicts": verdicts,
-            "combined": outcome.combined.verdict if outcome.combined else None,
-            "means": {
-                f"{component}|{kind}": tuple(mean.flatten().tolist())
-                for (component, kind), mean in sorted(analysis.trace.means.items())
-                if kind in ("head", "neuron") and component in cut | parents
-            },
-        }
     )
 
 
@@ -301,7 +280,9 @@ def edit(
     # The minima of the analysis were enforced when the gate judged; those in force now are others.
     free = settings.model_copy(update={"min_heads": 1, "min_channels": 1, "max_layer_share": 1.0})
     edits, _ = edits_of(subject, proposals, {}, free)
-    return apply_edits(subject, edits, means_of(record, subject))
+    means, values = means_of(record, subject), values_of(record, proposals)
+    weights = {} if subject.program is None else together(subject.program, edits, values, means)
+    return apply_edits(subject, edits, means, weights)
 
 
 def save_model(edited: EditedModel, folder: Path | str) -> Path:

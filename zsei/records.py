@@ -397,6 +397,16 @@ class Timings(Record):
     remarks: tuple[str, ...] = ()
 
 
+class KeptTensor(Record):
+    """A tensor in a record, to the bit."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As torch calls it, e.g. `float32`."""
+    data: str
+    """Its bytes, little-endian, in base64."""
+
+
 class AnalysisRecord(Record):
     """One analysis, whole: what was asked, measured, said, proposed and judged."""
 
@@ -423,6 +433,9 @@ class AnalysisRecord(Record):
     means: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """"component|kind" -> mean value of each channel of a site that accepted proposals cut: what
     `apply` folds into the biases behind it."""
+    fitted: dict[str, dict[str, KeptTensor]] = Field(default_factory=dict)
+    """Accepted proposal -> parameter -> the value fitted to the calibration data, as the gate saw
+    it: `apply` puts in the same bytes and needs no data."""
     validation: Validation = Validation()
     failures: tuple[Failure, ...] = ()
     timings: Timings = Timings()

@@ -5,15 +5,18 @@ from functools import cache
 import factories
 import pytest
 import torch
+import zoo
 
 from zsei.records import Proposal
 from zsei.settings import Settings
 from zsei.strategies import find_strategy
 from zsei.strategies.candidates import candidates, shrink
+from zsei.strategies.replace_layer import errors_left
 from zsei.subject.prepare import prepare
 from zsei.subject.types import Subject
-from zsei.surgery.edits import BypassLayer, Edit
+from zsei.surgery.edits import Edit, RemoveUnits, ReplaceLayer
 from zsei.surgery.program_form import edit_program
+from zsei.trace.run import trace
 
 SETTINGS = Settings(min_heads=1, min_channels=4, max_layer_share=0.5)
 SIZES = Settings(samples=8, batch_size=4)
@@ -58,7 +61,7 @@ def test_candidates_bring_what_they_say(family: str) -> None:
     proposals = candidates(found, scores, SETTINGS)
     assert 3 <= len(proposals) <= 24
     assert len({p.id for p in proposals}) == len(proposals)
-    kinds = {"bert": 3, "llama": 3, "resnet": 2}
+    kinds = {"bert": 4, "llama": 4, "resnet": 3}
     assert len({p.strategy for p in proposals}) == kinds[family]
     full = parameters(found.program)
     for proposal in proposals:
@@ -72,8 +75,13 @@ def test_candidates_bring_what_they_say(family: str) -> None:
         loss = sum(
             sum(scores[edit.site.component, edit.site.kind][unit] for unit in units)
             for edit in edits
-            for units in [(0,) if isinstance(edit, BypassLayer) else edit.units]
+            for units in [edit.units if isinstance(edit, RemoveUnits) else (0,)]
         )
+        if isinstance(edits[0], ReplaceLayer):
+            # What is left of the error when a fitted map, not nothing, takes the layer's place.
+            (left,) = errors_left(found, [edits[0]])
+            assert left >= 0
+            loss *= left
         assert expected(proposal, "predicted_loss") == pytest.approx(loss, rel=1e-9)
 
 
@@ -105,7 +113,7 @@ def test_minima_hold_in_every_candidate() -> None:
     assert proposals
     for proposal in proposals:
         for edit in find_strategy(proposal.strategy).edits(found.anatomy, free, proposal, strict):
-            if not isinstance(edit, BypassLayer):
+            if isinstance(edit, RemoveUnits):
                 left = edit.site.units - len(edit.units)
                 assert left >= (3 if edit.site.kind == "head" else 60)
 
@@ -145,7 +153,7 @@ def _units(edits: tuple[Edit, ...], scores: Scores) -> dict[tuple[str, int], flo
     return {
         (edit.site.component, unit): scores[edit.site.component, edit.site.kind][unit]
         for edit in edits
-        if not isinstance(edit, BypassLayer)
+        if isinstance(edit, RemoveUnits)
         for unit in edit.units
     }
 
@@ -161,3 +169,24 @@ def test_a_single_unit_cannot_shrink() -> None:
         Proposal.make(strategy="remove-layer", components=("encoder.layer.0",)),
     ):
         assert shrink(found, scores, proposal) is None
+
+
+def test_what_is_planted_is_proposed() -> None:
+    """Copies of neurons are to be merged, and a thin weight to be factorised; twins are not."""
+    for planted, name in ((zoo.duplicate_neurons, "merge-neurons"), (_thin, "factorise-linear")):
+        for defect in (True, False):
+            model, data, _, component, *_ = planted(defect)
+            made = prepare(model, data, settings=Settings(samples=24, batch_size=12))
+            traced = trace(made, Settings(samples=24, probes=1), clock=False)
+            alike = {key: units.duplicates for key, units in traced.units.items()}
+            proposals = candidates(made, scores_of(made), SETTINGS, alike)
+            found = [p for p in proposals if p.strategy == name and component in p.components]
+            assert bool(found) == defect, [p.strategy for p in proposals]
+            if defect and name == "merge-neurons":
+                assert found[0].params == {"groups": [[[3, 10, 11, 12, 13]]]}
+                assert expected(found[0], "predicted_loss") == pytest.approx(0, abs=1e-6)
+
+
+def _thin(planted: bool) -> zoo.Planted:
+    model, data, *_ = zoo.low_rank_weight(planted)
+    return zoo.Planted(model, data, "", "layers.1")

@@ -41,7 +41,10 @@ def edits_of(
 
 def test_every_strategy_is_described_and_found_by_its_name() -> None:
     names = [strategy.name for strategy in STRATEGIES]
-    assert names == ["prune-heads", "prune-neurons", "prune-channels", "remove-layer"]
+    assert names == [
+        "prune-heads", "prune-neurons", "prune-channels", "merge-neurons", "factorise-linear",
+        "remove-layer", "replace-layer",
+    ]  # fmt: skip
     for strategy in STRATEGIES:
         assert find_strategy(strategy.name) is strategy
         assert strategy.edit_kind in LIMITS

@@ -12,7 +12,7 @@ from zsei.gate.phases import TrainingRun
 from zsei.gate.quality import Quality
 from zsei.settings import LIMITS, EditKind, SafetyLevel
 from zsei.subject.types import Anatomy, UnitKind
-from zsei.surgery.edits import Edit, RemoveUnits
+from zsei.surgery.edits import Edit, FactoriseLinear, RemoveUnits
 
 _KINDS: Mapping[UnitKind, EditKind] = {
     "head": "heads",
@@ -43,7 +43,10 @@ class Size:
     layers: int
     """Layers the model has."""
     layers_removed: int
-    """Whole layers and whole branches of one that go; two branches of a layer count twice."""
+    """Whole layers and whole branches of one that go; two branches of a layer count twice. A layer
+    that one linear map stands in for goes."""
+    linears_thinned: int = 0
+    """Linears that become two of lower rank."""
 
     @property
     def kinds(self) -> tuple[EditKind, ...]:
@@ -98,11 +101,14 @@ def measure_size(edits: Sequence[Edit], anatomy: Anatomy) -> Size:
     taken: dict[tuple[str, UnitKind], set[int]] = {}
     units: dict[tuple[str, UnitKind], int] = {}
     bypassed: set[tuple[str, UnitKind]] = set()
+    thinned: set[tuple[str, UnitKind]] = set()
     for edit in edits:
         key = (edit.site.component, edit.site.kind)
         if isinstance(edit, RemoveUnits):
             taken.setdefault(key, set()).update(edit.units)
             units[key] = edit.site.units
+        elif isinstance(edit, FactoriseLinear):
+            thinned.add(key)
         else:
             bypassed.add(key)
     return Size(
@@ -112,6 +118,7 @@ def measure_size(edits: Sequence[Edit], anatomy: Anatomy) -> Size:
         ),
         layers=sum(component.kind == "layer" for component in anatomy.components),
         layers_removed=len(bypassed),
+        linears_thinned=len(thinned),
     )
 
 

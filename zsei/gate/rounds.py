@@ -13,11 +13,13 @@ from zsei.records import Proposal, Verdict
 from zsei.settings import EditKind, Settings
 from zsei.strategies import find_strategy
 from zsei.strategies.candidates import shrink
+from zsei.strategies.fitted import fitted, together
 from zsei.subject.program import Program
 from zsei.subject.types import Subject
-from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
+from zsei.surgery.edits import BypassLayer, Edit, FactoriseLinear, RemoveUnits, ReplaceLayer
 from zsei.surgery.fold import Means, bias_shifts, shift_program
 from zsei.surgery.program_form import edit_program
+from zsei.surgery.weights import Weights, put_in_program
 
 Scores = Mapping[tuple[str, str], tuple[float, ...]]
 COMBINATIONS = 4
@@ -31,6 +33,8 @@ class Outcome:
     proposals: list[Proposal] = field(default_factory=list)
     trials: dict[str, Trial] = field(default_factory=dict)
     combined: Trial | None = None
+    fitted: dict[str, Weights] = field(default_factory=dict)
+    """The values that proposals brought along which the gate accepted: by the proposal's id."""
     latency: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     """Latency ratio, with its interval, of what would be applied: by the id of its verdict."""
 
@@ -78,7 +82,11 @@ def try_all(
             if out_of_time():
                 trial = Trial(verdict=_left_out(proposal))
             else:
-                trial = try_proposal(subject, baseline, proposal, scores, means, settings, run)
+                trial, brought = try_proposal(
+                    subject, baseline, proposal, scores, means, settings, run
+                )
+                if brought and trial.verdict.outcome == "accepted":
+                    outcome.fitted[proposal.id] = brought
             outcome.proposals.append(proposal)
             outcome.trials[proposal.id] = trial
             progress(min(0.9, 0.9 * len(outcome.trials) / max(budget, 1)))
@@ -119,27 +127,37 @@ def try_proposal(
     means: Means,
     settings: Settings,
     run: TrainingRun | None = None,
-) -> Trial:
-    """One proposal through its strategy and the gate; what its strategy refuses is inapplicable."""
+) -> tuple[Trial, Weights]:
+    """One proposal through its strategy and the gate; what its strategy refuses is inapplicable.
+
+    Also gives the values that the proposal brought along, if any.
+    """
+    brought: Weights = {}
     try:
         strategy = find_strategy(proposal.strategy)
         edits = strategy.edits(subject.anatomy, scores, proposal, settings)
+        if subject.program is not None:
+            brought = fitted(subject, proposal, edits)
+        folding = _folding(subject, edits, means, [brought])
     except (SurgeryRefused, UsageError) as error:
-        return Trial(verdict=refused("inapplicable", proposal.id, str(error)))
-    folding = _folding(subject, edits, means)
-    return try_edits(
+        return Trial(verdict=refused("inapplicable", proposal.id, str(error))), {}
+    trial = try_edits(
         subject, proposal, strategy.edit_kind, edits, baseline, settings, edit=folding, run=run
     )
+    return trial, brought
 
 
 def _folding(
-    subject: Subject, edits: Sequence[Edit], means: Means
+    subject: Subject, edits: Sequence[Edit], means: Means, parts: Sequence[Weights]
 ) -> Callable[[Program, Sequence[Edit]], Program]:
-    """Surgery that folds means into biases, for any export of the subject's model."""
+    """Surgery that folds means into biases and puts in the values that proposals bring, for any
+    export of the subject's model.
+    """
     shifts = {} if subject.program is None else bias_shifts(subject.program, edits, means)
+    values = {} if subject.program is None else together(subject.program, edits, parts, means)
 
     def edit(program: Program, here: Sequence[Edit]) -> Program:
-        return shift_program(edit_program(program, here), shifts)
+        return put_in_program(shift_program(edit_program(program, here), shifts), values)
 
     return edit
 
@@ -160,25 +178,41 @@ def edits_of(
 
 
 def merge(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """One edit per site: units named by several proposals go once; a bypassed layer's own units
-    need no cutting any more.
+    """One edit per site: units named by several proposals go once; what is inside a layer that goes
+    needs no edit any more.
     """  # fmt: skip
-    bypassed = {edit.site.component: edit for edit in edits if isinstance(edit, BypassLayer)}
-    units: dict[tuple[str, str], set[int]] = {}
+    whole = [edit for edit in edits if isinstance(edit, BypassLayer | ReplaceLayer)]
+    # A layer that one would remove and another replace is replaced.
+    whole.sort(key=lambda edit: isinstance(edit, ReplaceLayer))
+    layers = {edit.site.component: edit for edit in whole}
+    units: dict[tuple[str, str, bool], set[int]] = {}
     sites = {}
     for edit in edits:
         if isinstance(edit, RemoveUnits):
-            key = (edit.site.component, edit.site.kind)
+            key = (edit.site.component, edit.site.kind, edit.merged)
             sites[key] = edit.site
             units.setdefault(key, set()).update(edit.units)
-    inside = [
-        key for key in units
-        if any(key[0] == b or key[0].startswith((f"{b}/", f"{b}.")) for b in bypassed)
-    ]  # fmt: skip
-    kept = [key for key in units if key not in inside]
+    for component, kind, merged in units:
+        if merged:  # what another unit takes over needs no mean in its place
+            units.get((component, kind, False), set()).difference_update(
+                units[component, kind, True]
+            )
+
+    def inside(component: str) -> bool:
+        return any(
+            component == layer or component.startswith((f"{layer}/", f"{layer}."))
+            for layer in layers
+        )
+
+    kept = [key for key in units if units[key] and not inside(key[0])]
+    thin = [e for e in edits if isinstance(e, FactoriseLinear) and not inside(e.site.component)]
     return (
-        *(RemoveUnits(site=sites[key], units=tuple(sorted(units[key]))) for key in kept),
-        *bypassed.values(),
+        *(
+            RemoveUnits(site=sites[key], units=tuple(sorted(units[key])), merged=key[2])
+            for key in kept
+        ),
+        *dict.fromkeys(thin),
+        *layers.values(),
     )
 
 
@@ -208,7 +242,13 @@ def _combine(
                 known = outcome.trials[same[0].id]
                 verdict = known.verdict.model_copy(update={"proposal_id": name})
                 return replace(known, verdict=verdict)
-            folding = _folding(subject, edits, means)
+            try:
+                parts = [outcome.fitted.get(p.id, {}) for p in accepted]
+                folding = _folding(subject, edits, means, parts)
+            except SurgeryRefused as error:
+                trial = Trial(verdict=refused("inapplicable", name, str(error)))
+                accepted = accepted[:-1]
+                continue
             trial = try_edits(
                 subject, proposal, kind, edits, baseline, settings, edit=folding, run=run
             )
@@ -232,7 +272,8 @@ def _latency(
     if combined is None or combined.verdict.outcome != "accepted":
         chosen = chosen[:1]
     edits, _ = edits_of(subject, chosen, scores, settings)
-    edited = _folding(subject, edits, means)(subject.program, edits)
+    parts = [outcome.fitted.get(p.id, {}) for p in chosen]
+    edited = _folding(subject, edits, means, parts)(subject.program, edits)
     found = measure_latency(subject.program, edited, subject.held_out[0].inputs, pairs=pairs)
     return {"+".join(proposal.id for proposal in chosen): found}
 

@@ -69,7 +69,7 @@ def _size(case: Case) -> tuple[Answer, str]:
             f"{size.layers_removed} of {size.layers} layers would go and at most "
             f"{settings.max_layer_share:.0%} may (setting max_layer_share)"
         )
-    if not size.cuts and not size.layers_removed:
+    if not size.cuts and not size.layers_removed and not size.linears_thinned:
         return "failed", "the edit removes nothing"
     removed = sum(cut.removed for cut in size.cuts)
     return "passed", f"{removed} units and {size.layers_removed} layers go"

@@ -14,7 +14,8 @@ from zsei.errors import SurgeryRefused, UsageError
 from zsei.records import Measurement, Proposal
 from zsei.settings import LIMITS, Settings
 from zsei.strategies import STRATEGIES, find_strategy
-from zsei.strategies.strategy import Scores
+from zsei.strategies.fitted_drafts import FITTED, Duplicates, fitted_drafts
+from zsei.strategies.strategy import Fitting, Scores
 from zsei.subject.types import Site, Subject, UnitKind
 from zsei.surgery.edits import Edit, RemoveUnits
 from zsei.surgery.program_form import plan_edits
@@ -40,20 +41,25 @@ class Atom:
     loss: float
 
 
-def candidates(subject: Subject, scores: Scores, settings: Settings) -> tuple[Proposal, ...]:
+def candidates(
+    subject: Subject, scores: Scores, settings: Settings, duplicates: Duplicates | None = None
+) -> tuple[Proposal, ...]:
     """Proposals the program can execute, each planned in full; those that cannot are left out.
 
     Args:
         subject: The model with its program and anatomy; without a program there are none.
         scores: Estimated divergence per unit.
         settings: Minima and the safety level, whose limits set the sizes.
+        duplicates: Units that repeat each other, as the trace saw them; None: none are merged.
     """
     if subject.program is None:
         return ()
     found: dict[str, Proposal] = {}
     for strategy in STRATEGIES:
         limit = LIMITS[strategy.edit_kind][settings.safety][1]
-        if strategy.name == "remove-layer":
+        if strategy.name in FITTED:
+            drafts = fitted_drafts(strategy.name, subject, scores, duplicates or {}, LAYERS)
+        elif strategy.name == "remove-layer":
             drafts = _layers(subject, scores)
         else:
             atoms = _atoms(subject, UNITS[strategy.name], scores, settings)
@@ -67,15 +73,22 @@ def candidates(subject: Subject, scores: Scores, settings: Settings) -> tuple[Pr
 
 
 def explicit(subject: Subject, scores: Scores, proposal: Proposal) -> Proposal:
-    """A proposal that names its units: a fraction is settled by the scores there are now.
+    """A proposal that names its units: a fraction is settled by the scores there are now, and what
+    rests on the calibration data (ranks, groups of duplicates) by that.
 
     A record can then be applied without the scores. What cannot be settled stays as it is, and its
     strategy will say why.
     """
+    strategy = find_strategy(proposal.strategy)
+    if isinstance(strategy, Fitting):
+        try:
+            return strategy.settled(subject, scores, proposal)
+        except (SurgeryRefused, UsageError, RuntimeError):  # torch: sums that cannot be solved
+            return proposal
     if proposal.params.get("fraction") is None or proposal.strategy not in UNITS:
         return proposal
     try:
-        edits = find_strategy(proposal.strategy).edits(subject.anatomy, scores, proposal, NO_MINIMA)
+        edits = strategy.edits(subject.anatomy, scores, proposal, NO_MINIMA)
     except (SurgeryRefused, UsageError):
         return proposal
     units: JsonValue = [list(edit.units) for edit in edits if isinstance(edit, RemoveUnits)]

@@ -36,23 +36,43 @@ class RemoveLayer:
         """One bypass per layer, at most `settings.max_layer_share` of them."""
         del scores
         parameters(self, proposal)
-        layers = [site for site in anatomy.sites if site.kind == "layer"]
-        total = sum(component.kind == "layer" for component in anatomy.components)
-        chosen = []
-        for name in dict.fromkeys(proposal.components):
-            site = next((site for site in layers if site.component == name), None)
+        found = []
+        for name in chosen_layers(self.name, anatomy, proposal, settings):
+            site = anatomy.site(name, "layer")
             if site is None:
                 raise UsageError(
                     f"{self.name} takes layers whose input has the shape of their output; {name!r} "
-                    f"is none of this model's."
+                    f"is none of this model's. replace-layer can fit a map to other layers."
                 )
-            chosen.append(site)
-        if not chosen:
-            raise UsageError(f"{self.name} takes at least one layer; the proposal names none.")
-        most = int(settings.max_layer_share * total)
-        if len(chosen) > most:
-            raise UsageError(
-                f"At most {most} of {total} layers may go (max_layer_share "
-                f"{settings.max_layer_share}); the proposal names {len(chosen)}."
-            )
-        return tuple(BypassLayer(site=site) for site in chosen)
+            found.append(BypassLayer(site=site))
+        return tuple(found)
+
+
+def chosen_layers(
+    strategy: str, anatomy: Anatomy, proposal: Proposal, settings: Settings | None
+) -> tuple[str, ...]:
+    """The layers a proposal names, each once.
+
+    Args:
+        strategy: Its name, for what is said.
+        anatomy: The model's.
+        proposal: Names components.
+        settings: `max_layer_share` bounds how many; None: any number.
+
+    Raises:
+        UsageError: It names none, something else, or too many.
+    """
+    layers = {component.id for component in anatomy.components if component.kind == "layer"}
+    names = tuple(dict.fromkeys(proposal.components))
+    if not names:
+        raise UsageError(f"{strategy} takes at least one layer; the proposal names none.")
+    for name in names:
+        if name not in layers:
+            raise UsageError(f"{strategy} takes layers; {name!r} is none of this model's.")
+    most = len(layers) if settings is None else int(settings.max_layer_share * len(layers))
+    if settings is not None and len(names) > most:
+        raise UsageError(
+            f"At most {most} of {len(layers)} layers may go (max_layer_share "
+            f"{settings.max_layer_share}); the proposal names {len(names)}."
+        )
+    return names

@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from zsei.subject.program import Program
 from zsei.subject.types import Batch, Subject
 from zsei.surgery.calls import tensor_of
 from zsei.surgery.edits import FactoriseLinear, ReplaceLayer
 from zsei.surgery.factorise import linear_at, linear_of
 from zsei.surgery.least_squares import LeastSquares
-from zsei.surgery.replace_layer import Ends, find_ends, rows_of
+from zsei.surgery.replace_layer import find_ends, rows_of
 from zsei.trace.engine import engine_for
 
 See = Callable[[Mapping[str, Tensor], Batch], None]
@@ -65,17 +64,12 @@ def inputs_of(subject: Subject, edits: Sequence[FactoriseLinear]) -> dict[str, L
     return sums
 
 
-def ends_of(program: Program, edit: ReplaceLayer) -> Ends:
-    """What the layer of an edit maps to what."""
-    return find_ends(program, edit.site.component, edit.site.node, edit.site.source, edit.form)
-
-
 def layer_halves(
     subject: Subject, edits: Sequence[ReplaceLayer]
 ) -> list[tuple[LeastSquares, LeastSquares]]:
     """For each layer sums over what enters and leaves it, of every other sample and of the rest."""
     assert subject.program is not None
-    all_ends = [ends_of(subject.program, edit) for edit in edits]
+    all_ends = [find_ends(subject.program, edit) for edit in edits]
     found = [
         (LeastSquares(ends.inputs, ends.outputs), LeastSquares(ends.inputs, ends.outputs))
         for ends in all_ends

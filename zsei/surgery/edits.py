@@ -44,11 +44,8 @@ class ReplaceLayer:
     site: Site
     """See `layer_site`; a source of None is the only value that enters the layer."""
     form: Literal["linear", "convolution"]
-    """linear: values [..., c]; convolution: images [n, c, h, w], by a 1 x 1 kernel."""
-    inputs: int
-    outputs: int
-    stride: int = 1
-    """Of the convolution, along h and w."""
+    """linear: values [..., c]; convolution: images [n, c, h, w], by a 1 x 1 kernel with the stride
+    that gives the layer's output its size."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -184,8 +184,8 @@ class Spectrum:
         if total <= 0:
             return 1
         share = self.energy.cumsum(0) / total
-        # What is left over below the precision of the sums is no energy.
-        return min(int((share < kept - 1e-12).sum()) + 1, len(share))
+        # What directions count with that the data does not show, and rounding, is no energy.
+        return min(int((share < kept - 1e-8).sum()) + 1, len(share))
 
 
 def spectrum(weight: Tensor, data: LeastSquares | None, *, centred: bool) -> Spectrum:

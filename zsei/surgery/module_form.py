@@ -20,6 +20,7 @@ from zsei.surgery.mend import module_edits
 from zsei.surgery.module_edit import ModuleEdit, apply_module_edit
 from zsei.surgery.new_modules import Factorised, Replaced, with_new_modules
 from zsei.surgery.program_form import apply_plan, plan_edits
+from zsei.surgery.replace_layer import find_ends
 from zsei.surgery.structure import new_parameters, restructure, structural
 from zsei.surgery.weights import Weights, put_in_module, put_in_program
 
@@ -95,13 +96,14 @@ def _new_modules(
     factorised, replaced = [], []
     for edit in structural(edits):
         if isinstance(edit, ReplaceLayer):
+            ends = find_ends(program, edit)
             replaced.append(
                 Replaced(
                     module=edit.site.component,
                     form=edit.form,
-                    inputs=edit.inputs,
-                    outputs=edit.outputs,
-                    stride=edit.stride,
+                    inputs=ends.inputs,
+                    outputs=ends.outputs,
+                    stride=ends.stride,
                     returns=_returns(model, edit.site.component, program.input_names, inputs),
                 )
             )

@@ -9,7 +9,6 @@ al., "SliceGPT", 2024, and Gromov et al., 2024, for layers that a linear map can
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, fx
@@ -25,8 +24,6 @@ from zsei.surgery.symbolic import static_twin
 
 RIDGES = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 """Strengths tried, in units of the mean variance of an input."""
-
-Form = Literal["linear", "convolution"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,28 +44,24 @@ def map_names(edit: ReplaceLayer) -> tuple[str, str]:
     return f"{edit.site.component}.map.weight", f"{edit.site.component}.map.bias"
 
 
-def find_ends(
-    program: Program, component: str, output: str, source: str | None, form: Form
-) -> Ends:
-    """What a layer maps to what.
+def find_ends(program: Program, edit: ReplaceLayer) -> Ends:
+    """What the layer of an edit maps to what.
 
     Args:
         program: With plain shapes.
-        component: The layer, e.g. `encoder.layer.3`.
-        output: Node of the value that leaves it.
-        source: Node of the value that enters it; None: the only one that does.
-        form: How the map is to lie.
+        edit: Its site names values of this program.
 
     Raises:
         SurgeryRefused: When several values enter it, or the map cannot have this form.
     """
+    component, output, source = edit.site.component, edit.site.node, edit.site.source
     nodes = {node.name: node for node in program.graph_module.graph.nodes}
     if output not in nodes or (source is not None and source not in nodes):
         raise SurgeryRefused(f"`{component}` has no value that could be computed in its place.")
     end = nodes[output]
     start = nodes[source] if source is not None else _entering(program, component, end)
     before, after = shape(start), shape(end)
-    if form == "linear":
+    if edit.form == "linear":
         fits = len(before) == len(after) >= 2 and before[:-1] == after[:-1]
         if not fits or (len(after) == 4 and channel_axis(end) == 1):
             raise refuse(
@@ -122,19 +115,14 @@ def replace_calls(module: fx.GraphModule, edit: ReplaceLayer) -> None:
         edit: Its site names values of this graph.
     """
     twin = static_twin(Program(graph_module=module, input_names=()))
-    ends = find_ends(twin, edit.site.component, edit.site.node, edit.site.source, edit.form)
-    if (ends.inputs, ends.outputs, ends.stride) != (edit.inputs, edit.outputs, edit.stride):
-        raise SurgeryRefused(
-            f"`{edit.site.component}` maps {ends.inputs} channels to {ends.outputs} with stride "
-            f"{ends.stride}; the edit says {edit.inputs}, {edit.outputs}, {edit.stride}."
-        )
+    ends = find_ends(twin, edit)
     nodes = {node.name: node for node in module.graph.nodes}
     source, output = nodes[ends.source], nodes[ends.output]
     weight, bias = (f"model.{name}" for name in map_names(edit))
     kernel = (1, 1) if edit.form == "convolution" else ()
     kind = output.meta["val"].dtype
-    put_parameter(module, weight, torch.zeros(edit.outputs, edit.inputs, *kernel, dtype=kind))
-    put_parameter(module, bias, torch.zeros(edit.outputs, dtype=kind))
+    put_parameter(module, weight, torch.zeros(ends.outputs, ends.inputs, *kernel, dtype=kind))
+    put_parameter(module, bias, torch.zeros(ends.outputs, dtype=kind))
     with module.graph.inserting_before(output):
         parameters = module.graph.get_attr(weight), module.graph.get_attr(bias)
     for node in parameters:
@@ -146,7 +134,7 @@ def replace_calls(module: fx.GraphModule, edit: ReplaceLayer) -> None:
         output.args = (source, *parameters)
     else:
         output.target = torch.ops.aten.conv2d.default
-        output.args = (source, *parameters, [edit.stride, edit.stride])
+        output.args = (source, *parameters, [ends.stride, ends.stride])
     # Attention counts as random for torch, which would keep what nobody reads any more.
     module.graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
 
@@ -160,29 +148,35 @@ def rows_of(x: Tensor, y: Tensor, ends: Ends) -> tuple[Tensor, Tensor]:
 
 
 def fit_map(halves: tuple[LeastSquares, LeastSquares]) -> tuple[Tensor, Tensor, float]:
-    """(M [outputs, inputs], b [outputs], share of the outputs' variance it does not explain).
+    """(M [outputs, inputs], b [outputs], squared error left of that of the prior).
 
-    The share is that on the half it was not fitted to, averaged over both.
+    The prior is the identity, or zero where the channels differ. The error is that on the half
+    that a map was not fitted to, summed over both halves: 1 means that the map is of no use.
+
+    Raises:
+        SurgeryRefused: The sums are not finite.
     """
+    whole = joined(*halves)
+    if not whole.yy < float("inf") or not whole.xx.isfinite().all():
+        raise SurgeryRefused("No map can be fitted: values at the layer's ends are not finite.")
     inputs, outputs = len(halves[0].x), len(halves[0].y)
     prior = torch.eye(outputs, inputs, dtype=torch.float64)
     if inputs != outputs:
         prior = torch.zeros(outputs, inputs, dtype=torch.float64)
     errors = {}
     for ridge in RIDGES:
-        missed = spread = 0.0
+        errors[ridge] = 0.0
         for fitted, judge in (halves, halves[::-1]):
             weight, bias = fitted.solve(prior, ridge=ridge)
             assert bias is not None
-            missed += squared_error(judge, weight, bias)
-            spread += judge.yy - float(judge.y.square().sum()) / max(judge.rows, 1)
-        errors[ridge] = missed / max(spread, 1e-30)
+            errors[ridge] += squared_error(judge, weight, bias)
     # Of strengths that do equally well the strongest: what the data cannot tell stays as it was.
-    least = min(errors.values())
-    ridge = max(r for r, error in errors.items() if error <= least * (1 + 1e-6) + 1e-12)
-    weight, bias = joined(*halves).solve(prior, ridge=ridge)
+    least = min(errors.values()) * (1 + 1e-6) + 1e-13 * whole.yy
+    ridge = max(r for r, error in errors.items() if error <= least)
+    weight, bias = whole.solve(prior, ridge=ridge)
     assert bias is not None
-    return weight, bias, errors[ridge]
+    before = squared_error(whole, prior, torch.zeros_like(bias))
+    return weight, bias, errors[ridge] / before if before > 1e-13 * whole.yy else 1.0
 
 
 def squared_error(data: LeastSquares, weight: Tensor, bias: Tensor) -> float:
