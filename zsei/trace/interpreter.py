@@ -53,8 +53,8 @@ class ProgramEngine:
 
     def run(self, batch: Batch, watch: Watch | None = None) -> Tensor:
         """The main output for a batch; `watch` sees (and may replace) the values it names."""
-        values = self._start(batch, watch)
-        self._continue(values, 0, watch or {})
+        values = self.start(batch, watch)
+        self.proceed(values, 0, watch or {})
         return values[self.output]
 
     def sweep(
@@ -63,12 +63,12 @@ class ProgramEngine:
         """One clean run; each replacement restarts it at its site and runs only what follows."""
         waiting, kept = self._plan(replacements)
         with torch.no_grad():
-            values = self._start(batch, None)
+            values = self.start(batch, None)
             for position, step in enumerate(self.steps):
                 values[step.name] = call(step, values)
                 for index in waiting.get(step.name, ()):
                     branch = branch_at(step, values, replacements[index])
-                    self._continue(branch, position + 1, {})
+                    self.proceed(branch, position + 1, {})
                     yield index, branch[self.output]
                 drop(values, [d for d in step.drops if kept.get(d, -1) <= position])
 
@@ -115,7 +115,7 @@ class ProgramEngine:
         found: dict[str, list[float]] = {step.name: [] for step in self.steps}
         with torch.no_grad():
             for _ in range(repeats):
-                values = self._start(batch, None)
+                values = self.start(batch, None)
                 for step in self.steps:
                     begin = time.perf_counter()
                     values[step.name] = call(step, values)
@@ -123,7 +123,8 @@ class ProgramEngine:
                     drop(values, step.drops)
         return {name: median(times) for name, times in found.items()}
 
-    def _start(self, batch: Batch, watch: Watch | None) -> Values:
+    def start(self, batch: Batch, watch: Watch | None = None) -> Values:
+        """The values there are before the first call: constants and inputs."""
         values = dict(self.constants)
         for name, tensor in zip(self.inputs, batch.inputs, strict=True):
             values[name] = tensor
@@ -132,7 +133,7 @@ class ProgramEngine:
                 values[name] = tensor if substitute is None else substitute
         return values
 
-    def _continue(
+    def proceed(
         self, values: Values, start: int, watch: Watch, end: int | None = None
     ) -> None:  # fmt: skip
         """Run the steps from `start` on, up to `end` where it is given, in place."""

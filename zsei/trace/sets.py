@@ -91,7 +91,7 @@ def _sweep(
         ordered = sorted(members, key=lambda r: engine.position[r.site.node])
         there = groupby(ordered, key=lambda r: r.site.node)
         waiting.append((index, tuple((node, tuple(group)) for node, group in there)))
-    yield from _walk(engine, engine._start(batch, None), 0, waiting)
+    yield from _walk(engine, engine.start(batch, None), 0, waiting)
 
 
 def _walk(

@@ -54,14 +54,14 @@ class StreamedEngine(ProgramEngine):
 
     def run(self, batch: Batch, watch: Watch | None = None) -> Tensor:
         """The main output for a batch; `watch` sees (and may replace) the values it names."""
-        values = self._start(batch, watch)
+        values = self.start(batch, watch)
         for span in self.spans:
             self.run_span(span, values, watch or {})
         return values[self.output]
 
     def run_span(self, span: Span, values: Values, watch: Watch) -> None:
         """Run one span in place and give back the weights it read."""
-        self._continue(values, span.start, watch, span.end)
+        self.proceed(values, span.start, watch, span.end)
         self.give_back(span)
 
     def give_back(self, span: Span) -> None:
@@ -77,21 +77,21 @@ class StreamedEngine(ProgramEngine):
         waiting, kept = self._plan(replacements)
         running: list[tuple[int, Values]] = []
         with torch.no_grad():
-            values = self._start(batch, None)
+            values = self.start(batch, None)
             for span in self.spans:
                 last = span is self.spans[-1]
                 while running and last:
                     index, branch = running.pop(0)
-                    self._continue(branch, span.start, {}, span.end)
+                    self.proceed(branch, span.start, {}, span.end)
                     yield index, branch[self.output]
                 for _, branch in running:
-                    self._continue(branch, span.start, {}, span.end)
+                    self.proceed(branch, span.start, {}, span.end)
                 for position in range(span.start, span.end):
                     step = self.steps[position]
                     values[step.name] = call(step, values)
                     for index in waiting.get(step.name, ()):
                         branch = branch_at(step, values, replacements[index])
-                        self._continue(branch, position + 1, {}, span.end)
+                        self.proceed(branch, position + 1, {}, span.end)
                         if last:
                             yield index, branch[self.output]
                         else:
@@ -112,7 +112,7 @@ class StreamedEngine(ProgramEngine):
         """
         found: dict[str, float] = {}
         with torch.no_grad():
-            values = self._start(batch, None)
+            values = self.start(batch, None)
             for span in self.spans:
                 for step in self.steps[span.start : span.end]:
                     begin = time.perf_counter()
