@@ -69,6 +69,11 @@ class ModificationLog:
             OutputError: The folder is not empty (see `open`) or cannot be written.
             SurgeryRefused: The subject has no program, or cannot be saved.
         """
+        if (Path(folder) / LOG).is_file():
+            raise OutputError(
+                f"A log is started in a new folder; {folder} holds a log already; go on with it by "
+                f"ModificationLog.open, or name another folder."
+            )
         with new_folder(folder) as draft:
             store = draft / OBJECTS
             store.mkdir()
