@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,7 @@ def outputs(subject: Subject, model: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs])
 
 
+@cache
 def copies(up: str = "up") -> Subject:
     """Neurons 10 and 13 are multiples of 3, 17 of 5; behind a rectifier."""
     model = seeded(subjects.Mlp)
@@ -68,6 +70,7 @@ def copies(up: str = "up") -> Subject:
     return subjects.made(model, subjects.WIDTH)
 
 
+@cache
 def mirrored(bias: bool = True) -> Subject:
     """Neurons 2 and 9 are what 4 is with the other sign."""
     model = seeded(lambda: subjects.Straight(bias=bias))
@@ -75,20 +78,24 @@ def mirrored(bias: bool = True) -> Subject:
     return subjects.made(model, subjects.WIDTH)
 
 
+@cache
 def channels() -> Subject:
     model = seeded(subjects.Filters)
     subjects.plant(model.get_submodule("first"), {7: (2, 3.0), 8: (2, 1.0)})
     return subjects.made(model, 3, 8, 8)
 
 
+@cache
 def thin(planted: str, bias: bool = True) -> Subject:
     return subjects.made(seeded(lambda: subjects.Thin(planted, bias)), subjects.WIDTH)
 
 
+@cache
 def tokens() -> Subject:
     return subjects.made(seeded(subjects.Tokens), 9, subjects.WIDTH)
 
 
+@cache
 def pictures() -> Subject:
     return subjects.made(seeded(subjects.Pictures), 3, 8, 8)
 
