@@ -10,6 +10,7 @@ import torch
 from surgery_subjects import FEW, cut, difference, own_subject, sites
 from torch import Tensor, nn
 
+from zsei.errors import SurgeryRefused
 from zsei.subject.prepare import prepare
 from zsei.subject.program import model_hash
 from zsei.subject.types import UnitKind
@@ -176,3 +177,17 @@ def test_ties_that_the_config_promises_and_the_model_broke_are_seen(tmp_path: Pa
     assert ties(back) == set()
     assert same_bytes(back, edited.model)
     assert torch.equal(run(back, edited.input_names, edited.inputs), edited.output)
+
+
+def test_a_tied_parameter_takes_its_new_value_under_any_of_its_names() -> None:
+    found = prepare(*factories.tiny_gpt2(n_layer=1), settings=FEW)
+    edits = [cut(sites(found.anatomy, "neuron")[0])]
+    value = torch.randn(64, 32)
+    names = ("transformer.wte.weight", "lm_head.weight")
+    for given in ({names[0]: value}, {names[1]: value}, dict.fromkeys(names, value)):
+        edited = apply_edits(found, edits, weights=given)
+        assert edited.form == "module"
+        assert ties(edited.model) == {frozenset(names)}
+        assert torch.equal(edited.model.get_parameter(names[0]), value)
+    with pytest.raises(SurgeryRefused, match=r"wte.weight` and `lm_head.weight` are one parameter"):
+        apply_edits(found, edits, weights={names[0]: value, names[1]: value + 1})

@@ -17,7 +17,7 @@ from zsei.surgery.module_form import edit_module, equal, run
 from zsei.surgery.program_form import edit_program
 from zsei.surgery.structure import new_parameters
 from zsei.surgery.symbolic import static_anatomy
-from zsei.surgery.weights import Weights, put_in_module, put_in_program
+from zsei.surgery.weights import Weights, put_in_module, put_in_program, under_read_names
 
 
 class ProgramModel(nn.Module):
@@ -145,7 +145,7 @@ def apply_edits(
     edits = tuple(edits)
     inputs = example_inputs(subject)
     shifts = bias_shifts(subject.program, edits, means or {})
-    values = weights or {}
+    values = under_read_names(weights or {}, subject.model, subject.program)
     if missing := [n for n in new_parameters(subject.program, edits) if n not in values]:
         raise SurgeryRefused(
             f"The edits bring new parameters, whose values must come with them; there is none for "

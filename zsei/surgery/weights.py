@@ -2,14 +2,46 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from zsei.errors import SurgeryRefused
-from zsei.subject.program import Program
+from zsei.subject.program import Program, strip_prefix
 from zsei.surgery.calls import tensor_of
 
 Weights = Mapping[str, Tensor]
 """Name of a parameter in the user's model -> its new value, shaped as the edit leaves it."""
+
+
+def under_read_names(weights: Weights, model: nn.Module, program: Program) -> dict[str, Tensor]:
+    """The values under the names that a program reads, where several names are one parameter.
+
+    Args:
+        weights: New values, under any of the tied names.
+        model: The user's model, which says what is tied.
+        program: Its program, which reads a tied parameter under one of its names.
+
+    Raises:
+        SurgeryRefused: When two names of one parameter are given different values.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    tied = {name: own for own in names.values() for name in own if len(own) > 1}
+    nodes = program.graph_module.graph.nodes
+    read = {strip_prefix(str(node.target)) for node in nodes if node.op == "get_attr"}
+    found: dict[str, Tensor] = {}
+    given: dict[str, str] = {}
+    for name, value in weights.items():
+        target = next((other for other in tied.get(name, ()) if other in read), name)
+        if target in found and not torch.equal(found[target], value):
+            raise SurgeryRefused(
+                f"`{given[target]}` and `{name}` are one parameter (tied weights), and their new "
+                f"values differ. Give it one value, or untie the two in the model first."
+            )
+        found[target] = value
+        given.setdefault(target, name)
+    return found
 
 
 def put_in_program(program: Program, weights: Weights) -> Program:
