@@ -14,14 +14,18 @@ from zsei.subject.types import Site
 def masked(
     program: Program, inputs: tuple[Tensor, ...], cuts: Iterable[tuple[Site, Iterable[int]]]
 ) -> Tensor:
-    """The unedited program's output with the units of each site held at zero."""
+    """The unedited program's output with the units of each site held at zero.
+
+    Experts are never chosen: their router logits are held at minus infinity.
+    """
 
     def hold(site: Site, units: tuple[int, ...]):
         def edit(value: Tensor) -> Tensor:
             value = value.clone()
             for unit in units:
                 low = unit * site.unit_size
-                value.narrow(site.axis or 0, low, site.unit_size).zero_()
+                held = float("-inf") if site.kind == "expert" else 0.0
+                value.narrow(site.axis or 0, low, site.unit_size).fill_(held)
             return value
 
         return edit

@@ -78,6 +78,9 @@ def units_to_go(subject: Subject, site: Site) -> tuple[int, ...]:
     generator = torch.Generator().manual_seed(site.units)
     order = torch.randperm(site.units, generator=generator).tolist()
     count = max(1, math.floor(SHARE * site.units))
+    if any(site is other for other in subject.anatomy.untapped) and site.kind == "neuron":
+        # The grouped product of the model's own class wants rows of 16 bytes.
+        count -= count % 4
     assert subject.program is not None
     node = subject.program.node(site.node)
     if site.kind == "head" and len(node.meta["val"].shape) == 4:
@@ -115,7 +118,8 @@ def prune(name: str, keep: bool = True) -> tuple[Outcome, EditedModel | None]:
     program = subject.program
     assert program is not None
     inputs = subject.calibration[0].inputs
-    edits, refused = proven(subject, sites(subject.anatomy, *UNITS))
+    found = [*sites(subject.anatomy, *UNITS), *subject.anatomy.untapped]
+    edits, refused = proven(subject, found)
     if not edits:
         return _outcome(name, edits, refused, subject), None
     edited = apply_edits(subject, edits)

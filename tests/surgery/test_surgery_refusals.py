@@ -35,14 +35,43 @@ def test_a_recurrent_cell_is_named() -> None:
         plan_edits(found.program, [RemoveUnits(site=site_at("getitem", 2, width), units=(0,))])
 
 
-def test_the_neurons_of_experts_are_named() -> None:
+def test_fewer_experts_than_a_token_is_sent_to_are_named() -> None:
     found = subject("mixtral")
     assert found.program is not None
-    products = [n for n in found.program.graph_module.graph.nodes if "grouped_mm" in str(n.target)]
-    inner = products[1].args[0]
-    assert isinstance(inner, torch.fx.Node)
-    with pytest.raises(SurgeryRefused, match=r"grouped_mm.*in `model\.layers\.0\.mlp\.experts`"):
-        plan_edits(found.program, [RemoveUnits(site=site_at(inner.name, 1, 48), units=(0,))])
+    site = next(site for site in found.anatomy.untapped if site.kind == "expert")
+    with pytest.raises(SurgeryRefused, match=r"`aten\.topk.*in `model\.layers\.0\.mlp\.gate` on "):
+        plan_edits(found.program, [RemoveUnits(site=site, units=(0, 1, 3))])
+    with pytest.raises(SurgeryRefused, match=r"would leave 1\. Keep at least 2"):
+        plan_edits(found.program, [RemoveUnits(site=site, units=(0, 1, 3))])
+    chosen = replace(site, node="linear")
+    with pytest.raises(SurgeryRefused, match="`linear` is no such linear"):
+        plan_edits(found.program, [RemoveUnits(site=chosen, units=(0,))])
+
+
+def test_a_reader_that_saw_the_units_before_they_were_zero_is_named() -> None:
+    """Squeeze and excitation: behind the gate the channels are zero, the gate itself saw them."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.squeeze = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 3, 1)
+            self.excite, self.down = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = torch.relu(self.up(x))
+            gate = torch.relu(self.squeeze(hidden.mean((2, 3), keepdim=True)))
+            return self.down(hidden * torch.sigmoid(self.excite(gate)))
+
+    image = torch.randn(2, 2, 4, 4)
+    message = refusal(Gated(), image, "mul", 1, 6)
+    assert "`aten.conv2d.default` in `squeeze` on [2, 6, 1, 1]" in message
+    assert "not zero yet" in message
+    program, anatomy = program_of(Gated().eval(), image)
+    site = sites(anatomy, "channel")[0]
+    assert (site.component, site.node) == ("up", "relu")
+    edited = edit_program(program, [RemoveUnits(site=site, units=(1, 4))])
+    wanted = removal.masked(program, (image,), [(site, (1, 4))])
+    assert difference(edited(image), wanted) < 1e-6
 
 
 def test_a_norm_over_the_cut_axis_is_named() -> None:

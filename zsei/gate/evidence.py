@@ -18,6 +18,8 @@ _KINDS: Mapping[UnitKind, EditKind] = {
     "head": "heads",
     "neuron": "channels",
     "channel": "channels",
+    "expert": "channels",
+    "width": "channels",
     "branch": "layers",
     "layer": "layers",
 }

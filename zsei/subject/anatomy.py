@@ -21,6 +21,7 @@ from zsei.subject.blocks import (
 )
 from zsei.subject.channels import find_channels
 from zsei.subject.draft import Draft, Part, finish
+from zsei.subject.experts import find_neurons, find_routing
 from zsei.subject.program import Program
 from zsei.subject.reading import (
     CONV,
@@ -39,7 +40,7 @@ from zsei.subject.reading import (
     places,
     shape,
 )
-from zsei.subject.types import Anatomy
+from zsei.subject.types import Anatomy, Site
 
 
 def read_anatomy(program: Program, family: str = "") -> Anatomy:
@@ -197,6 +198,24 @@ def _add_experts(draft: Draft) -> None:
                   units=weight[0] if len(weight) == 3 else 0)
         )  # fmt: skip
         draft.tap(name, "branch", output, None)
+        _add_untapped(draft, name, products)
+
+
+def _add_untapped(draft: Draft, name: str, products: list[fx.Node]) -> None:
+    """Experts that can go whole, and neurons that can go from all experts of a block."""
+    routing = find_routing(products[0])
+    if routing is not None:
+        ids = tuple(f"{name}/expert.{i}" for i in range(routing.experts))
+        axis = len(shape(routing.logits)) - 1
+        draft.untapped.append(
+            Site(component=name, kind="expert", node=routing.logits.name, axis=axis,
+                 units=routing.experts, unit_ids=ids)
+        )  # fmt: skip
+    for neurons in find_neurons(products):
+        draft.untapped.append(
+            Site(component=name, kind="neuron", node=neurons.value.name, axis=1,
+                 units=shape(neurons.value)[1], unit_ids=(name,))
+        )  # fmt: skip
 
 
 def _leaf_kind(node: fx.Node) -> ComponentKind | None:

@@ -45,6 +45,7 @@ class Draft:
     ancestry: Ancestry
     parts: dict[str, Part] = field(default_factory=dict)
     sites: list[Site] = field(default_factory=list)
+    untapped: list[Site] = field(default_factory=list)
     layers: dict[tuple[str, int], str] = field(default_factory=dict)
     """(block path, call) -> layer id."""
     numbers: dict[str, int] = field(default_factory=dict)
@@ -150,6 +151,7 @@ def finish(draft: Draft, family: str, parameters: set[str]) -> Anatomy:
         outputs={part.id: part.output.name for part in parts},
         sites=tuple(site for site in draft.sites if site.component in known),
         family=family,
+        untapped=tuple(draft.untapped),
     )
 
 

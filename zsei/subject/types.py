@@ -13,7 +13,7 @@ from zsei.subject.program import Program
 if TYPE_CHECKING:
     from zsei.subject.objective import Objective
 
-UnitKind = Literal["head", "neuron", "channel", "branch", "layer"]
+UnitKind = Literal["head", "neuron", "channel", "branch", "layer", "expert", "width"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,9 @@ class Anatomy:
     """Component id -> node of the value it writes (a branch: before the residual join)."""
     sites: tuple[Site, ...]
     family: str = ""
+    untapped: tuple[Site, ...] = ()
+    """Sites whose units can only be removed: experts, neurons inside experts. Their values lie in
+    no order of samples, so that nothing is traced there."""
 
     def component(self, component_id: str) -> Component:
         """The component with this id."""
@@ -84,7 +87,9 @@ class Anatomy:
 
     @cached_property
     def _sites(self) -> Mapping[tuple[str, UnitKind], Site]:
-        return {(site.component, site.kind): site for site in reversed(self.sites)}
+        return {
+            (site.component, site.kind): site for site in reversed((*self.sites, *self.untapped))
+        }
 
 
 Watch = Mapping[str, Callable[[Tensor], Tensor | None]]

@@ -6,45 +6,14 @@ ends there. Nothing is known about architectures, only about calls.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from zsei.subject.reading import ATTENTION, operation, shape
+from zsei.subject.reading import ATTENTION, EXPERTS, operation, shape
 from zsei.surgery.calls import arguments, results
-
-Label = str | None | tuple[tuple[str | None, int], ...]
-"""None: the call mixes entries along this axis, it cannot be cut. A tuple: the axis is several
-merged axes (label, size), the outermost first."""
-Labels = tuple[Label, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Link:
-    """Entry i along `target` is entry `index[i]` along `source`; both are (value, axis)."""
-
-    source: tuple[fx.Node, int]
-    target: tuple[fx.Node, int]
-    index: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class CallAxes:
-    """How the axes of one call hang together."""
-
-    values: tuple[tuple[fx.Node, Labels], ...]
-    """Operands and results, each with a label per axis."""
-    links: tuple[Link, ...] = ()
-    """Axes of which one is a piece or a repetition of another."""
-    side: frozenset[fx.Node] = frozenset()
-    """Operands that may be cut by selecting entries at this call alone (biases of attention)."""
-
-
-def named(count: int, prefix: str) -> tuple[str, ...]:
-    """`count` labels of their own."""
-    return tuple(f"{prefix}{i}" for i in range(count))
+from zsei.surgery.labels import CallAxes, Label, Labels, named, tensors
 
 
 def call_axes(node: fx.Node) -> CallAxes | None:
@@ -68,11 +37,6 @@ POINTWISE = {
     "hardswish", "copy", "bernoulli",
 }  # fmt: skip
 """Element-wise calls that carry no pointwise tag."""
-
-
-def tensors(node: fx.Node) -> list[fx.Node]:
-    """A call's tensor operands, each once."""
-    return [a for a in node.all_input_nodes if isinstance(a.meta.get("val"), Tensor)]
 
 
 def _pointwise(node: fx.Node) -> CallAxes:
@@ -206,6 +170,17 @@ def _attention(node: fx.Node, arg: Mapping[str, Any]) -> CallAxes:
     return CallAxes(values=tuple(values), side=side)
 
 
+def _grouped_product(node: fx.Node, arg: Mapping[str, Any]) -> CallAxes | None:
+    """Rows [r, i] with the weights [e, i, o] of their expert; [e] says where whose rows end."""
+    source, weight, ends = (
+        a for a in (*node.args, *node.kwargs.values()) if isinstance(a, fx.Node)
+    )
+    if len(shape(weight)) != 3 or len(shape(source)) != 2:
+        return None
+    values = ((node, ("r", "o")), (source, ("r", "i")), (weight, ("e", "i", "o")), (ends, ("e",)))
+    return CallAxes(values=values)
+
+
 def _dims(arg: Mapping[str, Any], rank: int) -> set[int]:
     """Axes a reduction or a softmax works along; all when none is named."""
     given = arg.get("dim", arg.get("axis"))
@@ -328,6 +303,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         ("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), _layer_norm),
     **dict.fromkeys(ATTENTION, _attention),
+    **dict.fromkeys(EXPERTS, _grouped_product),
     **dict.fromkeys(
         ("mean", "sum", "prod", "amax", "amin", "max", "min", "any", "all", "argmax", "argmin",
          "var", "std", "var_mean", "logsumexp", "linalg_vector_norm", "norm"), _reduce),

@@ -15,7 +15,9 @@ from torch import fx
 from zsei.errors import SurgeryRefused
 from zsei.subject.program import Program, strip_prefix
 from zsei.subject.reading import shape
+from zsei.subject.types import UnitKind
 from zsei.surgery.calls import refuse, tensor_of
+from zsei.surgery.expert_cut import check_enough, passes, routing_at
 from zsei.surgery.search import Search, Selection, active_values, entries
 from zsei.surgery.zero import prove_zero
 
@@ -30,9 +32,9 @@ class Cut:
     node: str
     axis: int
     removed: tuple[int, ...]
-    held: bool = True
-    """Whether these entries are held at zero here, so that it must be proven that their readers
-    get zeros; not for experts, which are never chosen, nor for the width of a stream."""
+    kind: UnitKind = "neuron"
+    """What the entries are: experts go because no token chooses them, all others because they are
+    held at zero here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,26 +60,22 @@ def dependency_group(program: Program, cuts: Iterable[Cut]) -> DependencyGroup:
             or where it would change more than the entries held at zero.
     """
     nodes = list(program.graph_module.graph.nodes)
-    search = Search(twins=_twins(program), active=active_values(nodes))
     by_name = {node.name: node for node in nodes}
+    search = Search(twins=_twins(program), active=active_values(nodes))
     cuts = tuple(cuts)
+    held = [cut for cut in cuts if cut.kind not in ("expert", "width")]
+    _spread(search, by_name, held)
+    prove_zero(nodes, search.removed, [(by_name[cut.node], cut.axis) for cut in held])
     for cut in cuts:
-        node = by_name.get(cut.node)
-        if node is None:
-            raise SurgeryRefused(
-                f"There is no value `{cut.node}` to cut (any more); an edit that bypasses the "
-                f"layer it stands in may have removed it."
-            )
-        mask = torch.zeros(shape(node)[cut.axis], dtype=torch.bool)
-        mask[list(cut.removed)] = True
-        search.cut(node, cut.axis, mask)
-    search.run()
+        if cut.kind == "expert":
+            routing = routing_at(by_name, cut.node)
+            check_enough(routing, len(cut.removed))
+            search.passes |= passes(routing)
+            counts = Cut(node=routing.counts.name, axis=0, removed=cut.removed)
+            _spread(search, by_name, (cut, counts))
     for (call, operand), selection in search.selections.items():
         if selection.axis in search.removed.get(operand, {}):
             raise refuse(call, f"selects from `{operand.name}`, which another cut makes smaller.")
-    held = [(by_name[cut.node], cut.axis) for cut in cuts if cut.held]
-    if len(held) == len(cuts):
-        prove_zero(nodes, search.removed, held)
     order = {node: i for i, node in enumerate(nodes)}
     values = {
         node.name: {axis: entries(mask) for axis, mask in sorted(masks.items())}
@@ -93,6 +91,21 @@ def dependency_group(program: Program, cuts: Iterable[Cut]) -> DependencyGroup:
         values=values,
         selections=tuple(search.selections.values()),
     )
+
+
+def _spread(search: Search, by_name: Mapping[str, fx.Node], cuts: Iterable[Cut]) -> None:
+    """Add cuts to a search and follow them."""
+    for cut in cuts:
+        node = by_name.get(cut.node)
+        if node is None:
+            raise SurgeryRefused(
+                f"There is no value `{cut.node}` to cut (any more); an edit that bypasses the "
+                f"layer it stands in may have removed it."
+            )
+        mask = torch.zeros(shape(node)[cut.axis], dtype=torch.bool)
+        mask[list(cut.removed)] = True
+        search.cut(node, cut.axis, mask)
+    search.run()
 
 
 def _twins(program: Program) -> dict[fx.Node, list[fx.Node]]:

@@ -15,8 +15,8 @@ import torch
 from torch import fx
 
 from zsei.subject.reading import operation, shape
-from zsei.surgery.axes import CallAxes, Label, Labels, Link, named, tensors
 from zsei.surgery.calls import arguments, results
+from zsei.surgery.labels import CallAxes, Label, Labels, Link, named, tensors
 
 
 def layout_axes(node: fx.Node) -> CallAxes | None:

@@ -16,7 +16,8 @@ from zsei.subject.reading import owner, shape
 from zsei.subject.types import Anatomy
 from zsei.surgery.calls import arguments
 from zsei.surgery.edits import BypassLayer, Edit
-from zsei.surgery.mend_config import config_values, key_heads, units_left
+from zsei.surgery.expert_cut import routing_at
+from zsei.surgery.mend_config import EXPERTS, config_values, key_heads, units_left
 from zsei.surgery.module_edit import Attribute, ModuleEdit, TensorCut, layer_number
 from zsei.surgery.program_form import Plan
 
@@ -58,9 +59,11 @@ def module_edits(
     dropped = _dropped(model, edits)
     sizes = tuple(_sizes(model, cuts)) + tuple(_groups(edited, {cut.name for cut in cuts}))
     config = config_values(model, program, plan, edits, dropped, anatomy)
+    experts = tuple(_experts(model, program, edits))
     for loose in ((), LOOSE_WIDTHS):
         heads = tuple(_heads(model, program, plan, edits, (*WIDTHS, *loose)))
-        yield ModuleEdit(cuts=cuts, dropped=dropped, attributes=(*sizes, *heads), config=config)
+        attributes = (*sizes, *heads, *experts)
+        yield ModuleEdit(cuts=cuts, dropped=dropped, attributes=attributes, config=config)
 
 
 def _kept(size: int, axis: int, cuts: Iterable[TensorCut]) -> int:
@@ -144,6 +147,22 @@ def _heads(
         for attribute, (before, after) in changes.items():
             if module.__dict__.get(attribute) == before != after:
                 yield Attribute(module=path, name=attribute, value=after)
+
+
+def _experts(model: nn.Module, program: Program, edits: Iterable[Edit]) -> Iterator[Attribute]:
+    """Numbers of experts that the router, the experts and the block around them read."""
+    nodes = {node.name: node for node in program.graph_module.graph.nodes}
+    for name, (edit, gone) in sorted(units_left(edits).items()):
+        if edit.site.kind != "expert":
+            continue
+        routing = routing_at(nodes, name)
+        inside = [owner(node).path for node in (routing.logits, routing.counts)]
+        for path in sorted({*inside, *(path.rpartition(".")[0] for path in inside)}):
+            module = model.get_submodule(path)
+            for attribute in EXPERTS:
+                if module.__dict__.get(attribute) == edit.site.units:
+                    left = edit.site.units - len(gone)
+                    yield Attribute(module=path, name=attribute, value=left)
 
 
 def _dropped(model: nn.Module, edits: Iterable[Edit]) -> tuple[str, ...]:

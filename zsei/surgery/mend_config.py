@@ -1,7 +1,8 @@
 """What a model's config must say after an edit, where one value can say it for all blocks."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import fx, nn
 
 from zsei.subject.program import Program
 from zsei.subject.reading import shape
-from zsei.subject.types import Anatomy
+from zsei.subject.types import Anatomy, UnitKind
 from zsei.surgery.edits import Edit, RemoveUnits
 from zsei.surgery.module_edit import ConfigValue, layer_number
 from zsei.surgery.program_form import Plan
@@ -22,8 +23,10 @@ HEADS = (
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 WIDTHS = (
     "intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim", "encoder_ffn_dim",
-    "decoder_ffn_dim",
+    "decoder_ffn_dim", "moe_intermediate_size", "shared_expert_intermediate_size",
 )  # fmt: skip
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+NAMES: Mapping[UnitKind, tuple[str, ...]] = {"head": HEADS, "neuron": WIDTHS, "expert": EXPERTS}
 LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 
 
@@ -68,30 +71,35 @@ def key_heads(node: fx.Node, plan: Plan) -> tuple[int, int]:
 def _units(
     config: Any, program: Program, plan: Plan, edits: tuple[Edit, ...], anatomy: Anatomy
 ) -> Iterator[ConfigValue]:
-    """Heads and widths that every block lost alike."""
-    left = units_left(edits)
-    for kind in ("head", "neuron"):
-        own = [(edit.site, len(gone)) for edit, gone in left.values() if edit.site.kind == kind]
-        counts = {(site.units, gone) for site, gone in own}
-        all_sites = [site for site in anatomy.sites if site.kind == kind]
-        if len(counts) != 1 or len(own) != len(all_sites):
+    """Heads, widths and experts that all blocks of one size lost alike."""
+    sizes: dict[tuple[UnitKind, int], int] = Counter(
+        (site.kind, site.units) for site in (*anatomy.sites, *anatomy.untapped)
+    )
+    cut: dict[tuple[UnitKind, int], list[tuple[str, int]]] = {}
+    for name, (edit, gone) in units_left(edits).items():
+        cut.setdefault((edit.site.kind, edit.site.units), []).append((name, len(gone)))
+    for (kind, old), own in cut.items():
+        counts = {gone for _, gone in own}
+        if kind not in NAMES or len(counts) != 1 or len(own) != sizes[kind, old]:
             continue
-        old, gone = counts.pop()
-        changes: dict[str, tuple[int, int]] = {}
+        new = old - counts.pop()
+        changes = dict.fromkeys(NAMES[kind], (old, new))
         if kind == "head":
-            node = program.node(own[0][0].node)
-            changes |= dict.fromkeys(KEY_HEADS, key_heads(node, plan))
-            changes |= dict.fromkeys(HEADS, (old, old - gone))
-            if isinstance(getattr(config, "head_dim", 0), int | None):
-                # Without it, the size of a head would follow from the new number of heads.
-                size = getattr(config, "head_dim", None)
-                yield ConfigValue(name="head_dim", old=size, new=shape(node)[-1])
-        else:
-            changes |= dict.fromkeys(WIDTHS, (old, old - gone))
+            node = program.node(own[0][0])
+            changes = dict.fromkeys(KEY_HEADS, key_heads(node, plan)) | changes
+            yield from _head_size(config, shape(node)[-1])
         for name, (before, after) in changes.items():
             value = getattr(config, name, 0)
             if before != after and (value == before or (name == "n_inner" and value is None)):
                 yield ConfigValue(name=name, old=value, new=after)
+
+
+def _head_size(config: Any, size: int) -> Iterator[ConfigValue]:
+    """The size of a head, which would else follow from the new number of heads."""
+    known = getattr(config, "head_dim", 0)
+    computed = isinstance(getattr(type(config), "head_dim", None), property)
+    if isinstance(known, int | None) and not computed:
+        yield ConfigValue(name="head_dim", old=getattr(config, "head_dim", None), new=size)
 
 
 def _layers(model: nn.Module, config: Any, dropped: Iterable[str]) -> Iterator[ConfigValue]:

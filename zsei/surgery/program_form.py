@@ -16,6 +16,7 @@ from zsei.errors import SurgeryRefused
 from zsei.subject.cost import flops
 from zsei.subject.program import Program
 from zsei.subject.reading import shape
+from zsei.subject.types import UnitKind
 from zsei.surgery.calls import describe, refuse, tensor_of
 from zsei.surgery.dependency import Cut, DependencyGroup, dependency_group
 from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
@@ -140,6 +141,7 @@ def apply_plan(program: Program, plan: Plan) -> Program:
 def _cuts(edits: Iterable[Edit]) -> list[Cut]:
     """What goes, one cut per site: several edits of one site are one."""
     units: dict[tuple[str, int], set[int]] = {}
+    kinds: dict[tuple[str, int], UnitKind] = {}
     for edit in edits:
         if not isinstance(edit, RemoveUnits):
             continue
@@ -151,11 +153,12 @@ def _cuts(edits: Iterable[Edit]) -> list[Cut]:
             raise SurgeryRefused(
                 f"`{site.component}` has units 0 to {site.units - 1}; {wrong} do not exist."
             )
+        kinds[site.node, site.axis] = site.kind
         chosen = units.setdefault((site.node, site.axis), set())
         for unit in edit.units:
             chosen.update(range(unit * site.unit_size, (unit + 1) * site.unit_size))
     return [
-        Cut(node=node, axis=axis, removed=tuple(sorted(gone)))
+        Cut(node=node, axis=axis, removed=tuple(sorted(gone)), kind=kinds[node, axis])
         for (node, axis), gone in units.items()
     ]
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from zsei.subject.reading import ATTENTION, operation, shape
-from zsei.surgery.axes import Label, Labels, is_pointwise, tensors
+from zsei.surgery.axes import is_pointwise
+from zsei.surgery.labels import Label, Labels, tensors
 from zsei.surgery.layout import layout_axes
 
 

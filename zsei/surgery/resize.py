@@ -14,9 +14,9 @@ from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
 from zsei.subject.reading import operation, shape
-from zsei.surgery.axes import tensors
 from zsei.surgery.calls import arguments, refuse, results, set_arguments
 from zsei.surgery.dependency import Entries
+from zsei.surgery.labels import tensors
 from zsei.surgery.layout import LAYOUTS
 
 Removed = Mapping[str, Entries]
@@ -128,6 +128,14 @@ def _groups(node: fx.Node, arg: Mapping[str, Any], removed: Removed) -> None:
     set_arguments(node, changed)
 
 
+def _histc(node: fx.Node, arg: Mapping[str, Any], removed: Removed) -> None:
+    """Counts of whole numbers: one bin fewer for each that no longer occurs."""
+    gone = removed.get(node.name, {}).get(0)
+    if gone:
+        left = arg["bins"] - len(gone)
+        set_arguments(node, {"bins": left, "max": left - 1})
+
+
 def _repeat_interleave(node: fx.Node, arg: Mapping[str, Any], removed: Removed) -> None:
     if arg.get("output_size") is not None:
         set_arguments(node, {"output_size": None})
@@ -136,7 +144,7 @@ def _repeat_interleave(node: fx.Node, arg: Mapping[str, Any], removed: Removed) 
 Rule = Callable[[fx.Node, Mapping[str, Any], Removed], None]
 RULES: dict[str, Rule] = {
     "slice": _slice, "select": _select, "narrow": _narrow,
-    "repeat_interleave": _repeat_interleave,
+    "repeat_interleave": _repeat_interleave, "histc": _histc,
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "view_copy", "unflatten", "expand", "broadcast_to",
          "full", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_full", "new_empty"),

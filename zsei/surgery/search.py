@@ -10,8 +10,9 @@ from torch import Tensor, fx
 
 from zsei.errors import SurgeryRefused
 from zsei.subject.reading import is_weighted, shape
-from zsei.surgery.axes import CallAxes, Label, call_axes
+from zsei.surgery.axes import call_axes
 from zsei.surgery.calls import is_taken, refuse
+from zsei.surgery.labels import CallAxes, Label
 from zsei.surgery.layout import layout_axes
 from zsei.surgery.repeats import copy_classes, fold, whole_classes
 
@@ -50,6 +51,8 @@ class Search:
 
     twins: Mapping[fx.Node, Sequence[fx.Node]]
     active: set[fx.Node]
+    passes: dict[fx.Node, CallAxes] = field(default_factory=dict)
+    """Calls that mix entries along a cut, passed all the same for a reason of the cut's own."""
     passive: bool = False
     """Whether reaching an active value ends the search (it asks if an operand is private)."""
     barred: fx.Node | None = None
@@ -89,7 +92,7 @@ class Search:
         if call.op == "output":
             last = call.all_input_nodes[0]
             raise refuse(last, "is the model's output; its shape cannot change.")
-        axes = layout_axes(call) or call_axes(call)
+        axes = self.passes.get(call) or layout_axes(call) or call_axes(call)
         if axes is None:
             raise refuse(call, "is a call that surgery cannot see through.")
         self._link(axes)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor, fx
 
 from zsei.subject.channels import keeps_zero
-from zsei.subject.reading import ATTENTION, CONV, operation, places, shape
-from zsei.surgery.axes import Label, Labels, call_axes
+from zsei.subject.reading import ATTENTION, CONV, EXPERTS, operation, places, shape
+from zsei.surgery.axes import call_axes
 from zsei.surgery.calls import arguments, refuse, results
+from zsei.surgery.labels import Label, Labels
 from zsei.surgery.layout import layout_axes
 from zsei.surgery.search import factors
 
@@ -22,7 +23,7 @@ Removed = Mapping[fx.Node, Mapping[int, Tensor]]
 Zeros = dict[fx.Node, set[int]]
 """Value -> axes along which all that goes is zero."""
 
-PRODUCTS = CONV | set(ATTENTION) | {
+PRODUCTS = CONV | ATTENTION | EXPERTS | {
     "linear", "addmm", "matmul", "mm", "bmm", "baddbmm", "einsum", "dot", "mv",
 }  # fmt: skip
 ADDS = {"addmm", "baddbmm"}
