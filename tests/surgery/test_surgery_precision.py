@@ -10,7 +10,7 @@ import torch
 from surgery_subjects import FEW, cut, difference, own_subject, sites
 from torch import Tensor, nn
 
-from zsei.errors import SurgeryRefused
+from zsei.errors import ModelError, SurgeryRefused
 from zsei.subject.prepare import prepare
 from zsei.subject.program import model_hash
 from zsei.subject.types import UnitKind
@@ -18,6 +18,7 @@ from zsei.surgery.apply import EditedModel, apply_edits
 from zsei.surgery.module_form import run
 from zsei.surgery.recipe import Recipe
 from zsei.surgery.save import load, save
+from zsei.trace.run import trace
 
 
 def half(made: factories.Made, dtype: torch.dtype) -> factories.Made:
@@ -191,3 +192,12 @@ def test_a_tied_parameter_takes_its_new_value_under_any_of_its_names() -> None:
         assert torch.equal(edited.model.get_parameter(names[0]), value)
     with pytest.raises(SurgeryRefused, match=r"wte.weight` and `lm_head.weight` are one parameter"):
         apply_edits(found, edits, weights={names[0]: value, names[1]: value + 1})
+
+
+def test_measuring_in_half_precision_is_refused_with_the_way_out() -> None:
+    model, data = half(factories.tiny_mlp(), torch.bfloat16)
+    before = model_hash(model)
+    found = prepare(model, data, settings=FEW)
+    with pytest.raises(ModelError, match=r"0\.weight is bfloat16\. Pass a copy, copy\.deepcopy"):
+        trace(found, FEW)
+    assert model_hash(model) == before

@@ -14,6 +14,7 @@ from zsei.trace.engine import Engine, engine_for
 from zsei.trace.evidence import collect, collect_means, joined
 from zsei.trace.kept import Evidence, Moments
 from zsei.trace.measuring import run_measures
+from zsei.trace.precision import check_precision
 from zsei.trace.streamed import clock_repeats, rows_within
 from zsei.trace.summary import Trace, head_shares, head_similarity, summarise
 from zsei.trace.taps import Taps, find_taps
@@ -40,6 +41,7 @@ def trace(
         clock: Also time the components and compare outputs with the plain model's.
         progress: Called with the share done.
     """
+    check_precision(subject.model)
     engine = engine or engine_for(subject)
     taps = find_taps(subject, engine)
     rows, fewer = rows_within(taps, engine, settings.rows)
