@@ -68,7 +68,7 @@ def subject() -> Subject:
 def test_an_analysis_carries_fitted_values_to_apply(tmp_path: Path) -> None:
     model, data = wasteful()
     settings = Settings(
-        samples=48, batch_size=12, home=tmp_path, rounds=1, max_proposals=3, ablation_sample=2,
+        samples=48, batch_size=12, home=tmp_path, rounds=1, max_proposals=4, ablation_sample=2,
         probes=1, random_paths=0, halves=False, max_layer_share=0.5, min_channels=4, bootstrap=200,
     )  # fmt: skip
     record = zsei.analyze(model, data, settings=settings)

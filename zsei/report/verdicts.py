@@ -29,7 +29,11 @@ def scope(proposal: Proposal) -> str:
     parts = "the model" if not named else f"{named} components"
     if named == 1:
         parts = short(proposal.components[0], 40)
-    units = proposal.params.get("units")
+    units, groups = proposal.params.get("units"), proposal.params.get("groups")
+    if isinstance(groups, list):
+        # Of each group of duplicates one unit stays.
+        merged = [g for own in groups if isinstance(own, list) for g in own if isinstance(g, list)]
+        return f"{sum(len(group) - 1 for group in merged)} units of {parts}"
     if not isinstance(units, list):
         return parts
     count = sum(len(u) if isinstance(u, list) else 1 for u in units)
