@@ -4,12 +4,10 @@
 """
 
 import datetime
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from zsei.advice import interpret, propose
@@ -38,6 +36,7 @@ from zsei.strategies.fitted import together, values_of
 from zsei.strategies.scores import removal_scores
 from zsei.subject.again import means_of, subject_again
 from zsei.subject.prepare import prepare
+from zsei.subject.seeded import seeded
 from zsei.subject.streamed import fitted, too_large_to_copy
 from zsei.surgery.apply import EditedModel, apply_edits
 from zsei.surgery.save import load as load_edited
@@ -84,7 +83,7 @@ def analyze(
     llm = connect(settings)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = Clock(progress, settings.budget)
-    with _reproducible(settings):
+    with seeded(settings):
         with clock.stage("prepare"):
             subject = prepare(model, data, objective=objective, settings=settings)
             settings, _ = fitted(settings, subject.model)
@@ -174,20 +173,6 @@ def _timings(
         findings=tuple(findings),
         remarks=overhead_remark(overhead),
     )
-
-
-@contextmanager
-def _reproducible(settings: Settings) -> Iterator[None]:
-    """Seed torch and fix its threads for the analysis; both are as before afterwards."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        if settings.threads is not None:
-            torch.set_num_threads(settings.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def remember(

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     min_channels: int = Field(default=16, ge=1)
     max_layer_share: float = Field(default=0.2, gt=0, le=1)
     """At most this share of the layers may go."""
+    max_drop: float | None = Field(default=None, gt=0, lt=1)
+    """The user's own limit, in the place of both limits of the safety level: largest drop of the
+    score (of the loss, relatively, where there is no score), or mean divergence without labels."""
     latency_limit: float | None = Field(default=None, gt=0)
     """Largest latency ratio after / before that is accepted; None lets no clock decide."""
     max_proposals: int = Field(default=6, ge=0)

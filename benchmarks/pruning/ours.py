@@ -34,17 +34,17 @@ def subject_of(part: Part) -> Subject:
 
 def cut(subject: Subject, part: Part, target: Target) -> nn.Module:
     """Heads, neurons or channels cut until a target is reached."""
-    raise NotImplementedError("zsei.prune is not wired to this benchmark yet.")
+    raise NotImplementedError("zsei.pruning is not wired to this benchmark yet.")
 
 
 def without_layers(subject: Subject, part: Part, count: int) -> nn.Module:
     """So many layers removed."""
-    raise NotImplementedError("zsei.prune is not wired to this benchmark yet.")
+    raise NotImplementedError("zsei.pruning is not wired to this benchmark yet.")
 
 
 def search(subject: Subject, part: Part, max_drop: float) -> nn.Module:
     """What `zsei prune --max-drop` finds."""
-    raise NotImplementedError("zsei.prune is not wired to this benchmark yet.")
+    raise NotImplementedError("zsei.pruning is not wired to this benchmark yet.")
 
 
 def judged(part: Part, model: nn.Module, target: Target | None = None) -> dict[str, Any]:
@@ -61,18 +61,18 @@ def main() -> None:
     torch.set_num_threads(1)
     part, what = PARTS[sys.argv[1]](), sys.argv[2]
     resting = _resident()
-    begin = time.perf_counter()
+    begin = time.process_time()
     subject = subject_of(part)
-    preparing = time.perf_counter() - begin
+    preparing = time.process_time() - begin
 
     def line(name: str, target: Target | None, make: Any) -> None:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             model = make()
         except NotImplementedError as error:
             print(json.dumps({"target": name, "error": str(error)}), flush=True)
             return
-        found = {"target": name, "seconds": time.perf_counter() - start, "preparing": preparing}
+        found = {"target": name, "seconds": time.process_time() - start, "preparing": preparing}
         # Before the judging, which is not part of the cut.
         found |= {"resting_mb": resting, "peak_mb": _resident()}
         print(json.dumps(found | judged(part, model, target)), flush=True)

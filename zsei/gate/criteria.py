@@ -160,6 +160,16 @@ def limit_criteria(quality: Quality, limits: tuple[float, float]) -> tuple[Crite
     return disagreement, moved
 
 
+def user_criterion(quality: Quality, allowed: float) -> Criterion:
+    """The one criterion that stands where the user set a limit of their own (`max_drop`).
+
+    With labels the drop of the score, or the relative loss increase where there is no score;
+    without them the mean divergence. Agreement is then told and bounds nothing.
+    """
+    criteria = limit_criteria(quality, (allowed, allowed))
+    return criteria[0] if quality.loss is not None else criteria[-1]
+
+
 def kept_criterion(quality: Quality) -> Criterion | None:
     """Share of the score that is lost; None without a score or where the original has none."""
     found = _scores(quality) if quality.loss is not None else None

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from zsei.gate.criteria import Bounded, bound, kept_criterion, limit_criteria
+from zsei.gate.criteria import Bounded, bound, kept_criterion, limit_criteria, user_criterion
 from zsei.gate.evidence import Evidence
 from zsei.gate.latency import within_limit
 from zsei.gate.phases import refused_by_phase
@@ -43,7 +43,12 @@ class Case:
         """The criteria of some samples, bounded; `whole` adds the share of the score to keep."""
         if quality.n == 0:
             return ()
-        criteria = limit_criteria(quality, self.limits)
+        allowed = self.settings.max_drop
+        criteria = (
+            limit_criteria(quality, self.limits)
+            if allowed is None
+            else (user_criterion(quality, allowed),)
+        )
         kept = kept_criterion(quality) if whole else None
         every = (*criteria, kept) if kept else criteria
         return tuple(bound(criterion, self.settings) for criterion in every)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from zsei.prune.order import Curve
+from zsei.pruning.order import Curve
 from zsei.subject.types import UnitKind
 from zsei.surgery.edits import RemoveUnits
 

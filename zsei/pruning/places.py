@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from math import prod
 
 from zsei.errors import SurgeryRefused
 from zsei.settings import Settings
 from zsei.subject.program import Program
+from zsei.subject.reading import shape
 from zsei.subject.types import Anatomy, Site
 from zsei.surgery.edits import RemoveUnits
 from zsei.surgery.program_form import Plan, apply_plan, plan_edits
@@ -34,8 +36,9 @@ class Place:
     readers: tuple[Reader, ...]
     """What reads the units and could make up for those that go; none when something else does."""
     inputs: tuple[tuple[int, int], ...]
-    """Per reader where its inputs from the first group start and how many there are to a group:
-    group g has [start + g * count, start + (g + 1) * count)."""
+    """Per reader where its inputs from the first group start and how many there are to a group, as
+    columns of its weight [outputs, inputs]: group g has [start + g * count, start + (g + 1) *
+    count). A convolution's inputs are channel and kernel position, the channel outermost."""
     parameters: int
     """Parameters that go with one group."""
     flops: float
@@ -104,6 +107,7 @@ def find_places(
         taken.add(cut)
         readers, missed = find_readers(apply_plan(program, plan), plan.group.parameters)
         inputs = [_columns(plan, reader) for reader in readers]
+        kernels = [prod(shape(program.node(r.weight_node))[2:]) for r in readers]
         whole = not missed and all(
             columns == tuple(range(columns[0], columns[0] + len(columns))) for columns in inputs
         )
@@ -112,7 +116,12 @@ def find_places(
                 left=left,
                 together=together,
                 readers=tuple(readers) if whole else (),
-                inputs=tuple((own[0], len(own)) for own in inputs) if whole else (),
+                inputs=tuple(
+                    (own[0] * size, len(own) * size)
+                    for own, size in zip(inputs, kernels, strict=True)
+                )
+                if whole
+                else (),
                 parameters=plan.parameters_removed,
                 flops=plan.flops_removed_share,
                 least=least,

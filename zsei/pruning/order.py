@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zsei.prune.evidence import Moments, PlaceEvidence
-from zsei.prune.places import Place
+from zsei.pruning.evidence import Moments, PlaceEvidence
+from zsei.pruning.places import Place
 
 STEPS = 48
 """A place is taken apart in about so many steps; groups of one step are chosen together."""

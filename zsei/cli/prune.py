@@ -1,0 +1,96 @@
+"""`zsei prune`: make a model smaller to a budget, and save it when the gate accepts it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zsei.cli import codes
+from zsei.cli.analyze import MODEL_HELP, Objective, Safety
+from zsei.cli.options import Json, RemoteCode, data_groups, settings_of_prune
+
+KEPT = "Share that may be left, such as 0.8."
+
+
+def prune(
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "demo:minilm",
+    params: Annotated[float | None, typer.Option(help=f"Parameters. {KEPT}")] = None,
+    flops: Annotated[float | None, typer.Option(help=f"Operations. {KEPT}")] = None,
+    latency: Annotated[
+        float | None, typer.Option(help=f"Time of one forward, one thread. {KEPT}")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest loss: drop of the score with labels, mean divergence without. Stands in "
+            "place of the safety level's limits; alone, it makes the cut as large as it allows."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="New folder for the smaller model.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]PATH", help="Data of one group; may be given several times."),
+    ] = None,
+    objective: Annotated[Objective, typer.Option(help="What the model is there to do.")] = "auto",
+    kinds: Annotated[
+        str, typer.Option(help="What may go, of heads, neurons, channels, layers.")
+    ] = "heads,neurons,channels,layers",
+    safety: Annotated[
+        Safety | None, typer.Option(help="Limits of the gate without --max-drop. [moderate]")
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Samples: half fit and choose, half judge. [1024]")
+    ] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens per text. [64]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same cut. [0]")] = None,
+    threads: Annotated[int | None, typer.Option(help="Torch threads. [torch's choice]")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would go; nothing is cut or judged.")
+    ] = False,
+    allow_remote_code: RemoteCode = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
+) -> int:
+    """Make a model smaller to a budget: search what loses least, repair it, and let the gate judge.
+
+    An interrupted search goes on where it stopped when the same command is given again.
+    """
+    from zsei.cli.folder import check_folder, written_whole
+    from zsei.cli.output import console, progress, results
+
+    with results() as stdout:
+        chosen = settings_of_prune(
+            safety=safety, samples=samples, length=length, seed=seed, threads=threads,
+            allow_remote_code=allow_remote_code or None,
+        )  # fmt: skip
+        groups = data_groups(data or [])
+        if out is not None:
+            check_folder(out)
+
+        from zsei import pipeline
+        from zsei.pruning.budget import budget_of, kinds_of
+        from zsei.report import pruning as report
+
+        budget = budget_of(parameters=params, flops=flops, latency=latency, max_drop=max_drop)
+        what = kinds_of(kinds)
+        with progress(quiet=quiet) as advance:
+            if dry_run:
+                plan = pipeline.plan_prune(
+                    model, groups, budget=budget, objective=objective, kinds=what, settings=chosen,
+                    progress=advance,
+                )  # fmt: skip
+                return report.show_plan(plan, stdout, console(stdout), as_json=as_json)
+            pruned = pipeline.prune(
+                model, groups, budget=budget, objective=objective, kinds=what, settings=chosen,
+                progress=advance,
+            )  # fmt: skip
+        if out is not None and pruned.edited is not None:
+            with written_whole(out) as draft:
+                pipeline.save_pruned(pruned, draft)
+        report.show(pruned.record, stdout, console(stdout), as_json=as_json)
+        if pruned.edited is not None and not as_json:
+            where = f"Saved in {out}." if out else "Give --out DIR to save it."
+            stdout.write(f"{where}\n")
+        return codes.DONE if pruned.edited is not None else codes.NOTHING_ACCEPTED

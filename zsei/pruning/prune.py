@@ -1,0 +1,288 @@
+"""Prune a model to a budget: search, repair, judge. The gate alone says whether it counts."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from zsei.clock import Clock, Progress
+from zsei.errors import DataError, ModelError, UsageError
+from zsei.gate.audit import audit_key
+from zsei.gate.baseline import Baseline, measure_baseline
+from zsei.gate.breaker import decide_once
+from zsei.gate.sandbox import Trial, try_edits, verify_unchanged
+from zsei.pruning.measure import reference_of
+from zsei.pruning.records import Budget, Point, PruneKind, PruneRecord
+from zsei.pruning.resume import Kept
+from zsei.pruning.search import Found, Task
+from zsei.pruning.walk import Walk, again, origin, walk
+from zsei.records import Proposal, Verdict, digest
+from zsei.settings import Settings
+from zsei.subject.prepare import prepare
+from zsei.subject.seeded import seeded
+from zsei.subject.types import Batch, Subject
+from zsei.surgery.apply import EditedModel, apply_edits
+
+ALL_KINDS: tuple[PruneKind, ...] = ("heads", "neurons", "channels", "layers")
+SAMPLES = 1024
+"""Samples when no settings say otherwise: half fit and choose, half judge."""
+BATCH = 32
+CHOOSING = 4
+"""One of so many calibration batches is set aside for choosing between cuts."""
+SMALLER = 3
+"""Smaller cuts that go before the gate when the one that was asked for is refused."""
+SHARES = {"prepare": 0.1, "search": 0.7, "gate": 0.15, "apply": 0.05}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pruned:
+    """What came of a prune."""
+
+    record: PruneRecord
+    edited: EditedModel | None
+    """The smaller model, to be saved; None when the gate accepted nothing that fits the budget."""
+    subject: Subject
+
+
+def prune_settings(**given: Any) -> Settings:
+    """Settings with the number of samples that fitting needs, where nothing else is said."""
+    settings = Settings(**given)
+    defaults = {"samples": SAMPLES, "batch_size": BATCH}
+    missing = {k: v for k, v in defaults.items() if k not in settings.model_fields_set}
+    return settings.model_copy(update=missing)
+
+
+def prune(
+    model: str | nn.Module | None = None,
+    data: Any = None,
+    *,
+    budget: Budget,
+    objective: str = "auto",
+    kinds: Sequence[PruneKind] = ALL_KINDS,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+) -> Pruned:
+    """The largest, or the asked-for, cut that the gate accepts; the model itself is never changed.
+
+    Args:
+        model: As for `analyze`.
+        data: As for `analyze`; half of it scores and repairs, the other half judges.
+        budget: How small, and how much may be lost.
+        objective: As for `analyze`.
+        kinds: What may go.
+        settings: As for `analyze`; None takes 1024 samples.
+        progress: Called with (stage, share done, seconds remaining or None, note).
+
+    Raises:
+        ZseiError: With the rule, what arrived and the likely fix.
+    """
+    settings = settings or prune_settings()
+    settings = settings.model_copy(
+        update={"max_drop": budget.max_drop, "latency_limit": budget.latency}
+    )
+    clock = Clock(progress, settings.budget, SHARES)
+    with seeded(settings):
+        with clock.stage("prepare"):
+            subject = prepare(model, data, objective=objective, settings=settings)
+            task = _task(subject, kinds, settings)
+        with clock.stage("search") as report:
+            way, kept = _search(task, budget, report)
+        with clock.stage("gate") as report:
+            trials = list(_judge(task, budget, way, report))
+        verify_unchanged(subject)
+        accepted = next(
+            (f for f, verdict in trials if verdict.outcome == "accepted" and _fits(f, way)), None
+        )
+        with clock.stage("apply"):
+            edited = None
+            if accepted is not None and accepted.cut is not None:
+                edited = apply_edits(subject, accepted.edits, None, accepted.cut.weights)
+    kept.forget()
+    record = _record(task, budget, way, trials, accepted, clock)
+    return Pruned(record=record, edited=edited, subject=subject)
+
+
+def _task(subject: Subject, kinds: Sequence[PruneKind], settings: Settings) -> Task:
+    """The search with its samples parted.
+
+    Raises:
+        ModelError: The model could not be exported.
+        DataError: Too few samples to part them.
+    """
+    if subject.program is None:
+        raise ModelError(
+            "Pruning works on the exported program, and this model could not be exported: "
+            f"{' '.join(subject.notes)}"
+        )
+    wrong = [kind for kind in kinds if kind not in ALL_KINDS]
+    if wrong or not kinds:
+        raise UsageError(
+            f"What may go is one or more of {', '.join(ALL_KINDS)}; got {', '.join(wrong) or 'none'}."
+        )
+    batches = subject.calibration
+    aside = max(1, len(batches) // CHOOSING)
+    if len(batches) < 2:
+        raise DataError(
+            f"Pruning parts the calibration samples into some that fit and some that choose; there "
+            f"is one batch of {sum(batch.size for batch in batches)}. Give more data, or set a smaller batch_size."
+        )
+    return Task(
+        subject=subject,
+        fit=batches[:-aside],
+        choose=reference_of(subject, batches[-aside:]),
+        kinds=tuple(kinds),
+        settings=settings,
+    )
+
+
+def _search(task: Task, budget: Budget, report: Callable[..., None]) -> tuple[Walk, Kept]:
+    """Walk to the budget, from where an interrupted search of the same question stopped."""
+    key = digest([
+        task.subject.model_hash, budget.model_dump(), list(task.kinds),
+        task.settings.model_dump(mode="json", exclude={"home", "threads", "budget", "llm"}),
+        [_fingerprint(batch) for batch in (*task.fit, *task.choose.batches)],
+    ])  # fmt: skip
+    kept = Kept(task.settings.home, key)
+    points: list[Point] = list(kept.read())
+    resumed = bool(points)
+    start = origin(task)
+    points = points or [start.point]
+
+    def keep(point: Point) -> None:
+        points[:] = [known for known in points if known.number < point.number] + [point]
+        kept.write(tuple(points))
+
+    found = [start]
+    for point in points[1:]:
+        found.append(again(task, point) if point is points[-1] else Found(point=point, cut=None))
+    way = Walk(
+        task=task, budget=budget, found=found, keep=keep, progress=report,
+        resumed=points[-1].number if resumed else None,
+    )  # fmt: skip
+    walk(way)
+    return way, kept
+
+
+def _judge(
+    task: Task, budget: Budget, way: Walk, report: Callable[..., None]
+) -> list[tuple[Found, Verdict]]:
+    """The last cut before the gate; when it is refused, smaller ones, largest first."""
+    if way.last.cut is None:
+        return []
+    baseline = measure_baseline(task.subject, task.settings)
+    found: list[tuple[Found, Verdict]] = []
+    smaller = [one for one in reversed(way.found[1:-1])][:: max(1, (len(way.found) - 2) // SMALLER)]
+    for number, one in enumerate((way.last, *smaller[:SMALLER])):
+        report(number / (SMALLER + 1), f"cut {one.point.number}")
+        whole = one if one.cut is not None else again(task, one.point)
+        verdict = _decide(task, budget, whole, baseline, way)
+        found.append((whole, verdict))
+        if verdict.outcome in ("accepted", "failed"):
+            break
+    return found
+
+
+def _decide(task: Task, budget: Budget, found: Found, baseline: Baseline, way: Walk) -> Verdict:
+    """One cut through gate, breaker and audit log."""
+    settings, subject, cut = task.settings, task.subject, found.cut
+    assert cut is not None
+    proposal = Proposal.make(
+        strategy="prune",
+        components=tuple(dict.fromkeys(taken.component for taken in found.point.taken)),
+        params={
+            "cut": digest([t.model_dump() for t in found.point.taken]),
+            "repair": found.point.repair,
+        },
+    )
+    trials: list[Trial] = []
+
+    def decide() -> Verdict:
+        trials.append(try_edits(
+            subject, proposal, "layers", found.edits, baseline, settings, edit=cut.edit,
+            latency_pairs=7,
+        ))  # fmt: skip
+        return trials[0].verdict
+
+    decision = digest([proposal.id, budget.model_dump(), settings.seed, settings.samples])
+    key = audit_key(
+        epoch=0, model_hash=subject.model_hash, decision_id=decision, level=settings.safety
+    )
+    verdict = decide_once(settings.home, key, proposal.id, decide)
+    if trials and trials[0].latency is not None:
+        way.latency[str(found.point.number)] = trials[0].latency
+    return verdict
+
+
+def _fits(found: Found, way: Walk) -> bool:
+    """Whether a cut is as small as the budget asks; a limit in time is the gate's to judge."""
+    budget, point = way.budget, found.point
+    small = budget.parameters is None or point.parameters <= budget.parameters + 1e-9
+    return small and (budget.flops is None or point.flops <= budget.flops + 1e-9)
+
+
+def _record(
+    task: Task, budget: Budget, way: Walk, trials: Sequence[tuple[Found, Verdict]],
+    accepted: Found | None, clock: Clock,
+) -> PruneRecord:  # fmt: skip
+    subject, settings = task.subject, task.settings
+    sizes = [
+        sum(b.size for b in part) for part in (task.fit, task.choose.batches, subject.held_out)
+    ]
+    body = {
+        "model": subject.source.name,
+        "model_class": type(subject.model).__name__,
+        "model_hash": subject.model_hash,
+        "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("zsei", "torch", "transformers")
+        },
+        "seed": settings.seed,
+        "budget": budget,
+        "safety": settings.safety,
+        "objective": subject.objective.name,
+        "metric": subject.objective.metric,
+        "kinds": task.kinds,
+        "samples": dict(zip(("fit", "choose", "judge"), sizes, strict=True)),
+        "points": tuple(found.point for found in way.found),
+        "tried": tuple(found.point.number for found, _ in trials),
+        "verdicts": tuple(verdict for _, verdict in trials),
+        "accepted": None if accepted is None else accepted.point.number,
+        "refused": dict(sorted(way.refused.items())),
+        "notes": (*subject.notes, *way.notes(), *_advice(trials, accepted, way)),
+    }
+    draft = PruneRecord(id="", **body)  # type: ignore[arg-type]
+    name = digest(draft.model_dump(mode="json", exclude={"id"}))
+    # What a clock said is no part of the id.
+    return draft.model_copy(
+        update={"id": name, "timings": dict(clock.seconds), "latency": dict(way.latency)}
+    )
+
+
+def _advice(
+    trials: Sequence[tuple[Found, Verdict]], accepted: Found | None, way: Walk
+) -> list[str]:
+    """What could be done instead, where nothing fits."""
+    if accepted is not None:
+        return []
+    smaller = [found.point for found, verdict in trials if verdict.outcome == "accepted"]
+    if not smaller:
+        return ["Nothing is changed: the gate accepted none of the cuts that were tried."]
+    point = smaller[0]
+    return [
+        f"Nothing is changed: the budget asks for {way.budget.text()}. The gate accepts the cut "
+        f"that leaves {point.parameters:.1%} of the parameters and {point.flops:.1%} of the "
+        f"operations; ask for that size, or allow a larger loss."
+    ]
+
+
+def _fingerprint(batch: Batch) -> str:
+    """Hash of a batch's inputs."""
+    hasher = hashlib.sha256()
+    for tensor in batch.inputs:
+        hasher.update(f"{tuple(tensor.shape)}:{tensor.dtype}".encode())
+        hasher.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()

@@ -1,0 +1,265 @@
+"""The search: step by step to smaller models, each step scored anew on the one before it.
+
+A step scores every place of the current model, takes the cheapest units for what they save, repairs
+what is left, and measures. Several allocations compete at each step; the one that measures best is
+kept. What units cost changes as others go: that is why there are steps.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from zsei.errors import SurgeryRefused
+from zsei.gate.cost import measure_cost, parameter_targets
+from zsei.gate.quality import Reference
+from zsei.gate.rounds import merge
+from zsei.pruning.allocate import Saving, allocate, joined
+from zsei.pruning.cut import FIRST_REPAIR, REPAIRS, Cut, make_cut
+from zsei.pruning.evidence import gather
+from zsei.pruning.measure import merit_of
+from zsei.pruning.order import Curve, removal_curve
+from zsei.pruning.places import find_places, sites_left
+from zsei.pruning.records import Point, PruneKind, taken_of
+from zsei.settings import Settings
+from zsei.subject.program import Program
+from zsei.subject.types import Batch, Site, Subject, UnitKind
+from zsei.surgery.calls import tensor_of
+from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
+from zsei.surgery.program_form import plan_edits
+
+KINDS: dict[PruneKind, UnitKind] = {"heads": "head", "neurons": "neuron", "channels": "channel"}
+VARIANTS: dict[str, dict[UnitKind, float]] = {
+    "as predicted": {},
+    "heads dearer": {"head": 2.0},
+    "heads cheaper": {"head": 0.5},
+}
+"""Allocations that compete: what a kind's predicted costs are multiplied by."""
+DRAWS = 2
+"""Random directions of the output per batch; the sums run over hundreds of samples."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Task:
+    """What is searched, and on which samples."""
+
+    subject: Subject
+    fit: tuple[Batch, ...]
+    """Score and repair."""
+    choose: Reference
+    """Decide between cuts; no part of `fit`, and not what the gate judges on."""
+    kinds: tuple[PruneKind, ...]
+    settings: Settings
+
+    @property
+    def original(self) -> Program:
+        """The program before any cut."""
+        assert self.subject.program is not None
+        return self.subject.program
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """A measured cut."""
+
+    point: Point
+    cut: Cut | None
+    """None for the original itself."""
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All edits since the original."""
+        return () if self.cut is None else self.cut.edits
+
+
+def scored(
+    task: Task, edits: Sequence[Edit], program: Program, progress: Callable[[float], None]
+) -> tuple[list[Curve], dict[str, str]]:
+    """The removal curve of every place of a program, and why others cannot be cut."""
+    units = [edit for edit in edits if isinstance(edit, RemoveUnits)]
+    wanted = {KINDS[kind] for kind in task.kinds if kind in KINDS}
+    left = [own for own in sites_left(task.subject.anatomy, units) if own.site.kind in wanted]
+    places, refused = find_places(program, left, task.settings)
+    evidence = gather(
+        program, task.subject.objective, places, task.fit, draws=DRAWS, seed=task.settings.seed,
+        progress=progress,
+    )  # fmt: skip
+    nodes = {node.name: node for node in program.graph_module.graph.nodes}
+    curves = []
+    for place, own in zip(places, evidence, strict=True):
+        weights = []
+        for reader in place.readers:
+            weight = tensor_of(program.graph_module, nodes[reader.weight_node]).detach()
+            weights.append(weight.T if reader.transposed else weight.flatten(1))
+        curves.append(removal_curve(place, own, weights))
+    return curves, refused
+
+
+def step(
+    task: Task,
+    before: Found,
+    goal: float,
+    saving: Saving,
+    number: int,
+    progress: Callable[[float, str], None],
+) -> tuple[Found | None, dict[str, str]]:
+    """The best of several cuts that save the share `goal`, going on from `before`.
+
+    Returns:
+        None when nothing more can go; and why places were refused.
+    """
+    curves, refused = scored(
+        task,
+        before.edits,
+        before.cut.program if before.cut else task.original,
+        lambda share: progress(0.4 * share, "scoring"),
+    )
+    tried: dict[frozenset[Edit], Found] = {}
+    options = list(_options(task, before, curves, goal, saving))
+    for place, (variant, edits, predicted) in enumerate(options):
+        progress(0.4 + 0.6 * place / len(options), f"repairing: {variant}")
+        key = frozenset(edits)
+        if key in tried or not edits or key == frozenset(before.edits):
+            continue
+        found = measured(
+            task,
+            edits,
+            number=number,
+            variant=variant,
+            predicted=before.point.predicted + predicted,
+        )
+        if found is not None:
+            tried[key] = found
+    return min(tried.values(), key=lambda found: found.point.loss, default=None), refused
+
+
+def measured(
+    task: Task, edits: Sequence[Edit], *, number: int, variant: str, predicted: float,
+    repair: str = FIRST_REPAIR,
+) -> Found | None:  # fmt: skip
+    """Carry out a cut and measure it; None when it is refused or gives no numbers."""
+    try:
+        cut = make_cut(task.original, edits, task.fit, repair)
+    except SurgeryRefused:
+        return None
+    merit = merit_of(cut.program, task.subject, task.choose)
+    if not merit.measured:
+        return None
+    before = measure_cost(task.original)
+    after = measure_cost(cut.program, parameter_targets(task.original))
+    point = Point(
+        number=number,
+        variant=variant,
+        repair=repair,
+        taken=taken_of(edits),
+        parameters=after.parameters / max(before.parameters, 1),
+        flops=after.flops / max(before.flops, 1),
+        predicted=predicted,
+        loss=merit.loss,
+        drop=merit.drop,
+        measured=merit.measured,
+    )
+    return Found(point=point, cut=cut)
+
+
+def best_repair(task: Task, found: Found, progress: Callable[[float, str], None]) -> Found:
+    """The same cut with the repair that measures best."""
+    all_of_them = [found]
+    for place, repair in enumerate(name for name in REPAIRS if name != found.point.repair):
+        progress(place / len(REPAIRS), f"repair: {repair}")
+        other = measured(
+            task, found.edits, number=found.point.number, variant=found.point.variant,
+            predicted=found.point.predicted, repair=repair,
+        )  # fmt: skip
+        all_of_them += [] if other is None else [other]
+    return min(all_of_them, key=lambda one: one.point.loss)
+
+
+def _options(
+    task: Task, before: Found, curves: Sequence[Curve], goal: float, saving: Saving
+) -> Iterator[tuple[str, tuple[Edit, ...], float]]:
+    """(variant, all edits since the original, predicted cost of the new ones)."""
+    edits = before.edits
+    done = _saved(task, edits, saving)
+    kinds = {curve.place.left.site.kind for curve in curves}
+    for name, dearer in VARIANTS.items():
+        if dearer and (len(kinds) < 2 or "head" not in kinds):
+            continue
+        yield name, *_until(task, edits, [_priced(c, dearer) for c in curves], goal, done, saving)
+    for layer in _removable_layers(task, edits):
+        bypassed = merge((*edits, BypassLayer(site=layer)))
+        name = layer.component
+        rest = [c for c in curves if not _inside(c.place.left.site.component, name)]
+        try:
+            with_layer = _saved(task, bypassed, saving)
+        except SurgeryRefused:
+            continue
+        if with_layer < 1.1 * goal:
+            more = _until(task, bypassed, rest, goal, with_layer, saving)
+            yield f"without {name}", *more
+
+
+def _until(
+    task: Task, edits: Sequence[Edit], curves: Sequence[Curve], goal: float, done: float,
+    saving: Saving,
+) -> tuple[tuple[Edit, ...], float]:  # fmt: skip
+    """Units taken along the curves until the plan of all edits saves the goal."""
+    total = measure_cost(task.original).parameters if saving == "parameters" else 1.0
+    units = [edit for edit in edits if isinstance(edit, RemoveUnits)]
+    layers = [edit for edit in edits if not isinstance(edit, RemoveUnits)]
+    wanted = (goal - done) * total
+    if wanted <= 0:
+        return tuple(edits), 0.0
+    whole: tuple[Edit, ...] = tuple(edits)
+    cost = 0.0
+    for _ in range(4):
+        # Places that share weights save less together than each alone: ask for more, and look.
+        chosen = allocate(curves, wanted, saving)
+        whole = (*joined(units, chosen.edits), *layers)
+        cost = chosen.cost
+        try:
+            short = goal - _saved(task, whole, saving)
+        except SurgeryRefused:
+            return tuple(edits), 0.0
+        if short <= 1e-9:
+            break
+        wanted += short * total
+    return whole, cost
+
+
+def _saved(task: Task, edits: Sequence[Edit], saving: Saving) -> float:
+    if not edits:
+        return 0.0
+    plan = plan_edits(task.original, edits)
+    if saving == "flops":
+        return plan.flops_removed_share
+    return plan.parameters_removed / max(measure_cost(task.original).parameters, 1)
+
+
+def _priced(curve: Curve, dearer: dict[UnitKind, float]) -> Curve:
+    factor = dearer.get(curve.place.left.site.kind, 1.0)
+    return replace(curve, costs=tuple(cost * factor for cost in curve.costs))
+
+
+def _removable_layers(task: Task, edits: Sequence[Edit]) -> list[Site]:
+    """The layer that may still go and whose bypass measures best; none when no layer may."""
+    if "layers" not in task.kinds:
+        return []
+    anatomy = task.subject.anatomy
+    gone = {edit.site.component for edit in edits if isinstance(edit, BypassLayer)}
+    total = sum(component.kind == "layer" for component in anatomy.components)
+    if len(gone) + 1 > task.settings.max_layer_share * total + 1e-9:
+        return []
+    losses = []
+    for site in anatomy.sites:
+        if site.kind != "layer" or site.component in gone:
+            continue
+        try:
+            cut = make_cut(task.original, merge((*edits, BypassLayer(site=site))), (), "none")
+        except SurgeryRefused:
+            continue
+        loss = merit_of(cut.program, task.subject, task.choose).loss
+        losses.append((loss, site.component, site))
+    return [min(losses)[2]] if losses else []
+
+
+def _inside(component: str, layer: str) -> bool:
+    return component == layer or component.startswith((f"{layer}/", f"{layer}."))
