@@ -136,8 +136,16 @@ SETTINGS = st.builds(
 ROWS = st.sampled_from([limits for row in LIMITS.values() for limits in row.values()])
 
 
-def proven(evidence: Evidence, limits: tuple[float, float], chosen: Settings) -> None:
-    """All that "accepted" promises, checked against the evidence itself."""
+def proven(
+    verdict: Verdict, evidence: Evidence, limits: tuple[float, float], chosen: Settings
+) -> None:
+    """All that "accepted" promises: bounds inside, and the evidence itself in order."""
+    assert verdict.bounds
+    for bound in verdict.bounds:
+        limit = float(bound.note.split(";")[0].removeprefix("limit "))
+        assert bound.value is not None
+        assert bound.value <= limit
+    assert {s.outcome for s in verdict.stages} <= {"passed", "skipped"}
     quality, after, size = evidence.quality, evidence.after, evidence.size
     assert quality is not None
     assert after is not None
@@ -182,13 +190,7 @@ def test_accepted_means_every_bound_inside_its_limit(
     if verdict.outcome != "accepted":
         assert any(s.outcome in ("failed", "inconclusive") for s in verdict.stages)
         return
-    proven(evidence, limits, chosen)
-    assert verdict.bounds
-    for bound in verdict.bounds:
-        limit = float(bound.note.split(";")[0].removeprefix("limit "))
-        assert bound.value is not None
-        assert bound.value <= limit
-    assert {s.outcome for s in verdict.stages} <= {"passed", "skipped"}
+    proven(verdict, evidence, limits, chosen)
 
 
 @st.composite
@@ -231,7 +233,7 @@ def test_what_is_accepted_is_proven_near_the_limits_too() -> None:
         verdict = judge(evidence, limits, chosen)
         outcomes[verdict.outcome] = outcomes.get(verdict.outcome, 0) + 1
         if verdict.outcome == "accepted":
-            proven(evidence, limits, chosen)
+            proven(verdict, evidence, limits, chosen)
 
     search()
     assert outcomes["accepted"] >= 20, outcomes
