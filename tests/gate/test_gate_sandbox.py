@@ -28,6 +28,7 @@ from gate_subjects import (
 from zsei.errors import ModelError, SurgeryRefused
 from zsei.gate.artefact import pt2_round_trip
 from zsei.gate.baseline import Baseline, measure_baseline
+from zsei.gate.phases import TrainingRun
 from zsei.gate.sandbox import Trial, try_edits, verify_unchanged
 from zsei.records import Proposal
 from zsei.settings import LIMITS, EditKind
@@ -477,3 +478,47 @@ def test_an_embedding_is_judged_by_its_neighbours(model: Classifier) -> None:
     assert verdict.outcome == "rejected"
     assert {b.name for b in verdict.bounds} == {"disagreement", "divergence"}
     assert {b.unit for b in verdict.bounds} == {"", "1 - cos"}
+
+
+def test_a_limit_in_time_asks_the_clock_and_keeps_its_numbers_out(
+    case: tuple[Subject, Baseline],
+) -> None:
+    subject, baseline = case
+    kind, edits = layer(subject, IDENTITY)
+
+    def tried(limit: float) -> Trial:
+        chosen = settings_of(latency_limit=limit)
+        same = {"round_trip": lambda program, _: program}
+        return try_edits(subject, PROPOSAL, kind, edits, baseline, chosen, **same)  # type: ignore[arg-type]
+
+    slow, fast = tried(1e-6), tried(1e6)
+    assert (slow.verdict.outcome, fast.verdict.outcome) == ("rejected", "accepted")
+    assert slow.verdict.reason == (
+        "rejected: latency: the interval of the measured latency ratio lies above the limit of "
+        "1e-06"
+    )
+    for trial in (slow, fast):
+        assert trial.latency is not None
+        assert 0 < trial.latency[1] <= trial.latency[0] <= trial.latency[2]
+    again = tried(1e6).verdict
+    assert again == fast.verdict  # no clock value stands in it
+
+
+def test_the_phase_of_a_run_caps_an_edit_that_changes_nothing(
+    case: tuple[Subject, Baseline],
+) -> None:
+    subject, baseline = case
+    total = baseline.cost.parameters
+    dead = neurons(subject, 0, *range(LIVE_NEURONS, NEURONS))
+    for phase, parameters, outcome in (
+        ("aggressive", total, "accepted"),
+        ("aggressive", 2 * total, "rejected"),
+        ("preparation", total, "rejected"),
+    ):
+        run = TrainingRun(phase=phase, parameters=parameters)  # type: ignore[arg-type]
+        trial = attempt(case, *dead, run=run)
+        assert trial.verdict.outcome == outcome, trial.verdict.reason
+    trial = attempt(
+        case, *heads(subject, 0, 3), run=TrainingRun(phase="conservative", parameters=total)
+    )
+    assert trial.verdict.reason.startswith("rejected: phase: in the phase 'conservative' only")
