@@ -1,10 +1,12 @@
 """Writes an exported program as ONNX and runs it, with packages that only this needs."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +51,27 @@ def write_onnx(exported: torch.export.ExportedProgram, path: Path, names: Sequen
                 output_names=["output"],
             )
             assert program is not None
+            _name_axes(program.model.graph, names)
             program.save(str(path), external_data=size > LARGEST)
     finally:
         logging.disable(logged)
+
+
+def _name_axes(graph: Any, names: Sequence[str]) -> None:
+    """Call open sizes `batch`, `<input>_length` or `<input>_<axis>`, where torch calls them s72."""
+    known: dict[str, str] = {}
+    for value in graph.inputs:
+        for axis, size in enumerate(value.shape):
+            ending = "length" if len(value.shape) == 2 else str(axis)
+            name = f"{value.name}_{ending}" if axis else "batch"
+            if isinstance(size, int) or value.name not in names:
+                continue
+            known.setdefault(str(size.value), name)
+    results = (output for node in graph.all_nodes() for output in node.outputs)
+    for value in (*graph.inputs, *results):
+        for axis, size in enumerate(value.shape or ()):
+            if not isinstance(size, int) and size.value is not None:
+                value.shape[axis] = re.sub(r"\w+", lambda w: known.get(w[0], w[0]), size.value)
 
 
 def onnx_runner(path: Path, names: Sequence[str]) -> Callable[[Sequence[Tensor]], Tensor]:
