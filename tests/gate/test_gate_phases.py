@@ -103,6 +103,13 @@ def test_layers_are_a_kind_of_their_own_to_a_phase() -> None:
     assert "only channels and heads may be cut, and this cuts layers" in verdict.reason
 
 
+def test_kinds_are_read_off_the_edits() -> None:
+    cut = Cut(kind="heads", units=8, removed=1)
+    assert Size(cuts=(cut, cut), layers=6, layers_removed=1).kinds == ("heads", "layers")
+    assert Size(cuts=(), layers=6, layers_removed=0, linears_thinned=1).kinds == ("channels",)
+    assert Size(cuts=(), layers=6, layers_removed=0).kinds == ()
+
+
 def test_without_a_run_no_phase_is_asked() -> None:
     verdict = judge(evidence(), LIMITS["heads"]["moderate"], SETTINGS)
     assert {"phase", "latency"}.isdisjoint(stage.stage for stage in verdict.stages)

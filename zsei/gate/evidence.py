@@ -53,7 +53,9 @@ class Size:
     @property
     def kinds(self) -> tuple[EditKind, ...]:
         """Kinds of change, from the smallest to the largest."""
-        found = {cut.kind for cut in self.cuts} | ({"layers"} if self.layers_removed else set())
+        found: set[EditKind] = {cut.kind for cut in self.cuts}
+        found |= {"layers"} if self.layers_removed else set()
+        found |= {"channels"} if self.linears_thinned else set()
         return tuple(kind for kind in _ORDER if kind in found)
 
 
