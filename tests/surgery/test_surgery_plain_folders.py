@@ -52,7 +52,7 @@ def all_alike(made: factories.Made, **units: tuple[int, ...]) -> tuple[Any, Any]
 def one_layer_less(made: factories.Made) -> tuple[Any, Any]:
     found = prepare(*made, settings=FEW)
     layers = sites(found.anatomy, "layer")
-    return found, apply_edits(found, [BypassLayer(site=layers[1])])
+    return found, apply_edits(found, [BypassLayer(site=layers[0])])
 
 
 def greedy(model: nn.Module, ids: Tensor, count: int) -> Tensor:
@@ -68,16 +68,16 @@ CASES = {
     # name -> (Auto class, what is cut)
     "grouped": (
         "AutoModelForCausalLM",
-        lambda: all_alike(factories.tiny_llama(), head=(0, 1), neuron=(0, 5)),
+        lambda: all_alike(factories.tiny_llama(num_hidden_layers=1), head=(0, 1), neuron=(0, 5)),
     ),
     "shorter": (
         "AutoModelForCausalLM",
-        lambda: one_layer_less(factories.tiny_llama(num_hidden_layers=3)),
+        lambda: one_layer_less(factories.tiny_llama()),
     ),
     "tied": (
-        "AutoModelForCausalLM", lambda: one_layer_less(factories.tiny_gpt2(n_layer=3))
+        "AutoModelForCausalLM", lambda: one_layer_less(factories.tiny_gpt2())
     ),
-    "encoder": ("AutoModel", lambda: all_alike(factories.tiny_bert(), neuron=(1, 2, 60))),
+    "encoder": ("AutoModel", lambda: all_alike(factories.tiny_bert(num_hidden_layers=1), neuron=(1, 2, 60))),
 }  # fmt: skip
 
 

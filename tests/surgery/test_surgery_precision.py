@@ -126,7 +126,6 @@ def masked_bert() -> factories.Made:
     ("make", "alike", "form"),
     [
         (factories.tiny_gpt2, True, "huggingface"),
-        (factories.tiny_gpt2, False, "module"),
         (masked_bert, False, "module"),
     ],
 )
