@@ -1,6 +1,7 @@
 """Losses whose gradients Torch-Pruning's scores are made of; it brings none of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +32,7 @@ def total(found: Tensor, labels: Tensor | None) -> Tensor:
 def projection(found: Tensor, labels: Tensor | None) -> Tensor:
     """The outputs along a direction drawn for each: its gradients are those of Gauss and Newton."""
     del labels
-    generator = torch.Generator().manual_seed(0)
-    return (found * torch.randn(found.shape, generator=generator)).flatten(1).sum(1)
+    return (found * torch.randn_like(found)).flatten(1).sum(1)
 
 
 def gold(found: Tensor, labels: Tensor | None) -> Tensor:
@@ -59,22 +59,37 @@ def mean_gradient(part: Part, loss: Loss) -> dict[str, Tensor]:
 
 
 def mean_square_gradient(part: Part, loss: Loss) -> dict[str, Tensor]:
-    """Mean over samples of the square of each one's gradient, by parameter."""
+    """Mean over samples of the square of each one's gradient, by parameter.
+
+    A loss that compares the samples of a batch needs a backward of the whole batch for each, so
+    only the first batch is used; of others the first `HESSIAN_SAMPLES` samples, one at a time.
+    """
     squares = {name: torch.zeros_like(p) for name, p in part.model.named_parameters()}
     seen = 0
-    for inputs, labels in _batches(part):
-        if seen >= HESSIAN_SAMPLES:
-            break
-        losses = loss(part.forward(part.model, inputs), labels)
-        for one in losses[: HESSIAN_SAMPLES - seen]:
-            part.model.zero_grad()
-            one.backward(retain_graph=True)
-            seen += 1
-            for name, parameter in part.model.named_parameters():
-                if parameter.grad is not None:
-                    squares[name] += parameter.grad.square()
+    for one in _samples(part, loss):
+        part.model.zero_grad()
+        one.backward(retain_graph=loss is contrastive)
+        seen += 1
+        for name, parameter in part.model.named_parameters():
+            if parameter.grad is not None:
+                squares[name] += parameter.grad.square()
     part.model.zero_grad()
     return {name: square / seen for name, square in squares.items()}
+
+
+def _samples(part: Part, loss: Loss) -> Iterator[Tensor]:
+    """Losses of single samples."""
+    if loss is contrastive:
+        yield from loss(part.forward(part.model, part.calibration[0]), None)
+        return
+    rows = (
+        ({name: values[row : row + 1] for name, values in inputs.items()}, labels, row)
+        for inputs, labels in _batches(part)
+        for row in range(len(next(iter(inputs.values()))))
+    )
+    for inputs, labels, row in islice(rows, HESSIAN_SAMPLES):
+        own = None if labels is None else labels[row : row + 1]
+        yield loss(part.forward(part.model, inputs), own)[0]
 
 
 def _collected(part: Part, run: Callable[[], object]) -> dict[str, Tensor]:

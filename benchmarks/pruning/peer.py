@@ -6,6 +6,7 @@ comes near; the best of what fits is for the reader to choose.
 """
 
 import copy
+import gc
 import json
 import resource
 import sys
@@ -120,6 +121,11 @@ def cut(
     return model.eval()
 
 
+def discard() -> None:
+    """Free the pruners of earlier cuts: their graphs refer to themselves, and to a model each."""
+    gc.collect()
+
+
 def fitted(
     part: Part, target: Target, make: Callable[[float, float], nn.Module]
 ) -> Iterator[tuple[float, float, nn.Module]]:
@@ -155,7 +161,7 @@ class Run:
     method: Method
     gradients: dict[str, Tensor]
     seconds: float
-    """What scoring took."""
+    """CPU time that scoring took."""
     resting_mb: float
     """Largest resident memory before it."""
 
@@ -165,13 +171,14 @@ def prepared(part: Part, method: Method) -> Run:
     if not method.as_built:
         without_concatenation()
     resting = _resident()
-    begin = time.perf_counter()
+    begin = time.process_time()
+    torch.manual_seed(method.seed)
     if method.loss:
         gradient = mean_square_gradient if method.squared else mean_gradient
         gradients = gradient(part, LOSSES[method.loss])
     else:
         gradients = zero_gradient(part.model)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     return Run(
         part=part, method=method, gradients=gradients, seconds=seconds, resting_mb=resting
     )  # fmt: skip
@@ -182,9 +189,10 @@ def cuts(run: Run, ranking: str, target: Target) -> Iterator[tuple[dict[str, Any
     part, taken = run.part, []
 
     def make(heads: float, neurons: float) -> nn.Module:
-        start = time.perf_counter()
+        start = time.process_time()
         model = cut(part, run.method, run.gradients, ranking, heads, neurons)
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
+        discard()
         return model
 
     for heads, neurons, model in fitted(part, target, make):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.pruning.methods import Line, best
-from benchmarks.pruning.parts import Part, Target
+from benchmarks.pruning.parts import Part, Target, parameters
 
 COLUMNS = (
     "cosine", "cosine_p5", "cosine_least", "spearman", "loss", "rise", "divergence", "accuracy",
@@ -12,8 +12,13 @@ COLUMNS = (
 )  # fmt: skip
 COSINE, COSINE_P5, SPEARMAN_FALL = 0.93, 0.80, 0.003
 """What the prescribed cut of MiniLM is to reach."""
+TIMED = "taylor contrastive"
+"""The peers' scoring whose time counts."""
 REALISED = 0.8
 """Share of the operations removed that is to show as time."""
+TIMES, MODELS = 3.0, 2.5
+"""CPU time for scoring and cutting against Torch-Pruning's by Taylor; memory, the model included,
+against the model's own."""
 
 
 def figures(line: Mapping[str, Any]) -> str:
@@ -55,7 +60,21 @@ def verdict(
     if "realised" in own:
         text = f"{own['realised']:.2f} of the operations removed show as time, >= {REALISED}"
         checks.append((text, own["realised"] >= REALISED))
+    if target.heads is not None:
+        checks += _economy(part, lines, own)
     return "\n".join(f"  {'held    ' if held else 'NOT held'}  {text}" for text, held in checks)
+
+
+def _economy(part: Part, lines: Iterable[Line], own: Line) -> list[tuple[str, bool]]:
+    """Time and memory of a cut; memory is the model and what the peak grew by."""
+    checks = []
+    theirs = [line["seconds"] for line in lines if line["method"] == TIMED and "seconds" in line]
+    if theirs:
+        text = f"{own['seconds']:.1f} s of CPU <= {TIMES:.0f} x {theirs[0]:.1f} s"
+        checks.append((text, own["seconds"] <= TIMES * theirs[0]))
+    size = 4 * parameters(part.model) / 2**20
+    models = (size + own["peak_mb"] - own["resting_mb"]) / size
+    return [*checks, (f"memory {models:.2f} <= {MODELS} models", models <= MODELS)]
 
 
 def harm(part: Part, original: Mapping[str, float], line: Line) -> float:
