@@ -1,6 +1,6 @@
 """Where a program can be cut: sites, the units that only go together, and what one cut saves."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -76,6 +76,7 @@ def find_places(
     program: Program,
     sites: Iterable[Left],
     settings: Settings,
+    spared: Collection[str] = (),
 ) -> tuple[list[Place], dict[str, str]]:
     """All places of a program that can be cut, and why others cannot (component -> reason).
 
@@ -83,20 +84,24 @@ def find_places(
         program: A program, edited or not.
         sites: Its sites (`sites_left`).
         settings: Minima that stay.
+        spared: Components at which nothing goes, nor what is tied to their units.
     """
     found: list[Place] = []
     refused: dict[str, str] = {}
     names = {node.name for node in program.graph_module.graph.nodes}
     taken: set[frozenset[str]] = set()
-    for left in sites:
+    # Those that are spared first, so that they speak for all that is tied to them.
+    for left in sorted(sites, key=lambda left: left.site.component not in spared):
         site = left.site
         least = settings.min_heads if site.kind == "head" else settings.min_channels
-        if site.node not in names or site.units <= least:
+        kept = site.component in spared
+        if site.node not in names or (site.units <= least and not kept):
             continue
         try:
             together, plan = _first_group(program, site)
         except SurgeryRefused as error:
-            refused[site.component] = str(error)
+            if not kept:
+                refused[site.component] = str(error)
             continue
         cut = frozenset(
             f"{name}:{axis}" for name, axes in plan.group.parameters.items() for axis in axes
@@ -105,6 +110,8 @@ def find_places(
             # Channels tied through a residual stream are one place, whoever names them.
             continue
         taken.add(cut)
+        if kept:
+            continue
         readers, missed = find_readers(apply_plan(program, plan), plan.group.parameters)
         inputs = [_columns(plan, reader) for reader in readers]
         kernels = [prod(shape(program.node(r.weight_node))[2:]) for r in readers]

@@ -19,7 +19,7 @@ from zsei.pruning.measure import reference_of
 from zsei.pruning.records import Budget, Point, PruneKind, PruneRecord
 from zsei.pruning.resume import Kept
 from zsei.pruning.search import Found, Task
-from zsei.pruning.walk import Walk, again, origin, walk
+from zsei.pruning.walk import Walk, again, kept_by, origin, walk
 from zsei.records import Proposal, Verdict, digest
 from zsei.settings import Settings
 from zsei.subject.prepare import prepare
@@ -63,6 +63,8 @@ def prune(
     budget: Budget,
     objective: str = "auto",
     kinds: Sequence[PruneKind] = ALL_KINDS,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     settings: Settings | None = None,
     progress: Progress | None = None,
 ) -> Pruned:
@@ -74,6 +76,8 @@ def prune(
         budget: How small, and how much may be lost.
         objective: As for `analyze`.
         kinds: What may go.
+        keep: Components, by id or module path, that stay as they are.
+        only: Components outside of which everything stays; empty: any may be cut.
         settings: As for `analyze`; None takes 1024 samples.
         progress: Called with (stage, share done, seconds remaining or None, note).
 
@@ -88,7 +92,7 @@ def prune(
     with seeded(settings):
         with clock.stage("prepare"):
             subject = prepare(model, data, objective=objective, settings=settings)
-            task = _task(subject, kinds, settings)
+            task = task_of(subject, kinds, settings, keep=keep, only=only)
         with clock.stage("search") as report:
             way, kept = _search(task, budget, report)
         with clock.stage("gate") as report:
@@ -106,11 +110,19 @@ def prune(
     return Pruned(record=record, edited=edited, subject=subject)
 
 
-def _task(subject: Subject, kinds: Sequence[PruneKind], settings: Settings) -> Task:
+def task_of(
+    subject: Subject,
+    kinds: Sequence[PruneKind],
+    settings: Settings,
+    *,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
+) -> Task:
     """The search with its samples parted.
 
     Raises:
         ModelError: The model could not be exported.
+        UsageError: An unknown kind, or a component that the model has not.
         DataError: Too few samples to part them.
     """
     if subject.program is None:
@@ -121,47 +133,48 @@ def _task(subject: Subject, kinds: Sequence[PruneKind], settings: Settings) -> T
     wrong = [kind for kind in kinds if kind not in ALL_KINDS]
     if wrong or not kinds:
         raise UsageError(
-            f"What may go is one or more of {', '.join(ALL_KINDS)}; got {', '.join(wrong) or 'none'}."
+            f"What may go is one or more of {', '.join(ALL_KINDS)}; got "
+            f"{', '.join(wrong) or 'none'}."
         )
     batches = subject.calibration
     aside = max(1, len(batches) // CHOOSING)
     if len(batches) < 2:
         raise DataError(
             f"Pruning parts the calibration samples into some that fit and some that choose; there "
-            f"is one batch of {sum(batch.size for batch in batches)}. Give more data, or set a smaller batch_size."
+            f"is one batch of {sum(batch.size for batch in batches)}. Give more data, or set a "
+            f"smaller batch_size."
         )
-    return Task(
+    task = Task(
         subject=subject,
         fit=batches[:-aside],
         choose=reference_of(subject, batches[-aside:]),
         kinds=tuple(kinds),
         settings=settings,
+        keep=tuple(keep),
+        only=tuple(only),
     )
+    _ = task.spared  # so that a name the model has not is refused now
+    return task
 
 
 def _search(task: Task, budget: Budget, report: Callable[..., None]) -> tuple[Walk, Kept]:
     """Walk to the budget, from where an interrupted search of the same question stopped."""
     key = digest([
-        task.subject.model_hash, budget.model_dump(), list(task.kinds),
+        task.subject.model_hash, budget.model_dump(), list(task.kinds), sorted(task.spared),
         task.settings.model_dump(mode="json", exclude={"home", "threads", "budget", "llm"}),
         [_fingerprint(batch) for batch in (*task.fit, *task.choose.batches)],
     ])  # fmt: skip
     kept = Kept(task.settings.home, key)
-    points: list[Point] = list(kept.read())
-    resumed = bool(points)
-    start = origin(task)
-    points = points or [start.point]
+    steps = kept.read()
+    points = list(steps.points)
 
     def keep(point: Point) -> None:
-        points[:] = [known for known in points if known.number < point.number] + [point]
-        kept.write(tuple(points))
+        points.append(point)
+        kept.write(points, way.refused)
 
-    found = [start]
-    for point in points[1:]:
-        found.append(again(task, point) if point is points[-1] else Found(point=point, cut=None))
     way = Walk(
-        task=task, budget=budget, found=found, keep=keep, progress=report,
-        resumed=points[-1].number if resumed else None,
+        task=task, budget=budget, found=[origin(task)], keep=keep, progress=report,
+        known=list(steps.points), resumed=len(steps.points), refused=dict(steps.refused),
     )  # fmt: skip
     walk(way)
     return way, kept
@@ -246,6 +259,8 @@ def _record(
         "objective": subject.objective.name,
         "metric": subject.objective.metric,
         "kinds": task.kinds,
+        "keep": task.keep,
+        "only": task.only,
         "samples": dict(zip(("fit", "choose", "judge"), sizes, strict=True)),
         "points": tuple(found.point for found in way.found),
         "tried": tuple(found.point.number for found, _ in trials),
@@ -256,9 +271,14 @@ def _record(
     }
     draft = PruneRecord(id="", **body)  # type: ignore[arg-type]
     name = digest(draft.model_dump(mode="json", exclude={"id"}))
-    # What a clock said is no part of the id.
+    # What a clock said, and whether there was an interruption, is no part of the id.
     return draft.model_copy(
-        update={"id": name, "timings": dict(clock.seconds), "latency": dict(way.latency)}
+        update={
+            "id": name,
+            "timings": dict(clock.seconds),
+            "latency": dict(way.latency),
+            "resumed": way.resumed,
+        }
     )
 
 
@@ -269,8 +289,14 @@ def _advice(
     if accepted is not None:
         return []
     smaller = [found.point for found, verdict in trials if verdict.outcome == "accepted"]
+    if not trials:
+        return [f"Nothing is changed: there is no unit to cut; what there is {kept_by(way.task)}."]
     if not smaller:
-        return ["Nothing is changed: the gate accepted none of the cuts that were tried."]
+        return [
+            f"Nothing is changed: the gate accepted none of the {len(trials)} cuts it tried. The "
+            f"smallest leaves {trials[-1][0].point.parameters:.1%} of the parameters and was "
+            f"{trials[-1][1].reason}. Ask for less, or allow a larger loss."
+        ]
     point = smaller[0]
     return [
         f"Nothing is changed: the budget asks for {way.budget.text()}. The gate accepts the cut "

@@ -35,6 +35,11 @@ class Budget(Record):
             raise ValueError("a budget needs a size (parameters, flops, latency) or max_drop")
         return self
 
+    @property
+    def size(self) -> float | None:
+        """The share that may be left, of whatever it is a share of; None: only the loss counts."""
+        return self.parameters or self.flops or self.latency
+
     def text(self) -> str:
         """The budget in words."""
         sizes = {"parameters": self.parameters, "operations": self.flops, "time": self.latency}
@@ -91,6 +96,10 @@ class PruneRecord(Record):
     objective: str
     metric: str
     kinds: tuple[PruneKind, ...]
+    keep: tuple[str, ...] = ()
+    """Components where nothing might go, as they were named."""
+    only: tuple[str, ...] = ()
+    """Components where alone something might go, as they were named; empty: anywhere."""
     samples: dict[str, int]
     """How many samples served for fitting, for choosing and for judging."""
     points: tuple[Point, ...]
@@ -108,6 +117,8 @@ class PruneRecord(Record):
     """Seconds per stage."""
     latency: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
     """Number of a point -> median latency ratio and its 90 % interval."""
+    resumed: int = 0
+    """How many steps came from an interrupted search of the same question."""
 
     @property
     def verdict(self) -> Verdict | None:

@@ -1,9 +1,10 @@
 """What a search has found so far, on the disk: an interrupted prune goes on from there."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from zsei.errors import OutputError
 from zsei.pruning.records import Point
@@ -11,10 +12,13 @@ from zsei.records import Record
 
 
 class Steps(Record):
-    """The file."""
+    """The file: every step's point in the order in which they were found, also those the walk then
+    went back from. The walk is the same given its steps, so that it takes them as it did before.
+    """
 
     key: str
     points: tuple[Point, ...] = ()
+    refused: dict[str, str] = Field(default_factory=dict)
 
 
 class Kept:
@@ -29,25 +33,26 @@ class Kept:
         self.key = key
         self.path = home / "prunes" / f"{key}.json"
 
-    def read(self) -> tuple[Point, ...]:
-        """Points found before; none when there is no file, or one that cannot be read."""
+    def read(self) -> Steps:
+        """Steps found before; none when there is no file, or one that cannot be read."""
         try:
             found = Steps.model_validate_json(self.path.read_bytes())
         except (OSError, ValidationError):
-            return ()
-        return found.points if found.key == self.key else ()
+            return Steps(key=self.key)
+        return found if found.key == self.key else Steps(key=self.key)
 
-    def write(self, points: tuple[Point, ...]) -> None:
-        """Put the points in the file's place, whole or not at all.
+    def write(self, points: Sequence[Point], refused: Mapping[str, str]) -> None:
+        """Put the steps in the file's place, whole or not at all.
 
         Raises:
             OutputError: The disk is full, or the folder cannot be written.
         """
+        steps = Steps(key=self.key, points=tuple(points), refused=dict(refused))
         draft = self.path.with_suffix(f".{os.getpid()}.draft")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with draft.open("w", encoding="utf-8") as file:
-                file.write(Steps(key=self.key, points=points).model_dump_json())
+                file.write(steps.model_dump_json())
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.path)

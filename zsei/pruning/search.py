@@ -7,6 +7,7 @@ kept. What units cost changes as others go: that is why there are steps.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from zsei.errors import SurgeryRefused
 from zsei.gate.cost import measure_cost, parameter_targets
@@ -19,6 +20,7 @@ from zsei.pruning.measure import merit_of
 from zsei.pruning.order import Curve, removal_curve
 from zsei.pruning.places import find_places, sites_left
 from zsei.pruning.records import Point, PruneKind, taken_of
+from zsei.pruning.spared import spared_components
 from zsei.settings import Settings
 from zsei.subject.program import Program
 from zsei.subject.types import Batch, Site, Subject, UnitKind
@@ -48,6 +50,15 @@ class Task:
     """Decide between cuts; no part of `fit`, and not what the gate judges on."""
     kinds: tuple[PruneKind, ...]
     settings: Settings
+    keep: tuple[str, ...] = ()
+    """Components, as the user names them, at which nothing goes."""
+    only: tuple[str, ...] = ()
+    """Components, as the user names them, outside of which nothing goes; empty: anywhere."""
+
+    @cached_property
+    def spared(self) -> frozenset[str]:
+        """Ids of the components at which nothing goes."""
+        return spared_components(self.subject.anatomy, self.keep, self.only)
 
     @property
     def original(self) -> Program:
@@ -77,7 +88,7 @@ def scored(
     units = [edit for edit in edits if isinstance(edit, RemoveUnits)]
     wanted = {KINDS[kind] for kind in task.kinds if kind in KINDS}
     left = [own for own in sites_left(task.subject.anatomy, units) if own.site.kind in wanted]
-    places, refused = find_places(program, left, task.settings)
+    places, refused = find_places(program, left, task.settings, task.spared)
     evidence = gather(
         program, task.subject.objective, places, task.fit, draws=DRAWS, seed=task.settings.seed,
         progress=progress,
@@ -173,6 +184,18 @@ def best_repair(task: Task, found: Found, progress: Callable[[float, str], None]
     return min(all_of_them, key=lambda one: one.point.loss)
 
 
+def foreseen(
+    task: Task, curves: Sequence[Curve], goal: float, saving: Saving
+) -> tuple[tuple[Edit, ...], float, float]:
+    """(what would go to save the share `goal`, divergence predicted for it, share it saves).
+
+    Nothing is cut, repaired or measured: units as the first scoring of the original ranks them, and
+    no whole layers, which only measuring can choose. The goal may lie beyond what can go.
+    """
+    edits, predicted = _until(task, (), curves, goal, 0.0, saving)
+    return edits, predicted, _saved(task, edits, saving)
+
+
 def _options(
     task: Task, before: Found, curves: Sequence[Curve], goal: float, saving: Saving
 ) -> Iterator[tuple[str, tuple[Edit, ...], float]]:
@@ -250,7 +273,7 @@ def _removable_layers(task: Task, edits: Sequence[Edit]) -> list[Site]:
         return []
     losses = []
     for site in anatomy.sites:
-        if site.kind != "layer" or site.component in gone:
+        if site.kind != "layer" or site.component in gone | task.spared:
             continue
         try:
             cut = make_cut(task.original, merge((*edits, BypassLayer(site=site))), (), "none")

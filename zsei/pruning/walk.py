@@ -37,21 +37,21 @@ class Walk:
     found: list[Found]
     """The first is the original."""
     keep: Callable[[Point], None]
-    """Called with every point as soon as it is known, so that nothing is lost."""
+    """Called with every step's point as soon as it is known, so that nothing is lost."""
     progress: Callable[[float, str], None]
     refused: dict[str, str] = field(default_factory=dict)
     latency: dict[str, Latency] = field(default_factory=dict)
     ended: str = ""
     """Why it ended before the budget was reached; empty when it was."""
-    resumed: int | None = None
-    """Number of the point from which an interrupted search went on."""
+    known: list[Point] = field(default_factory=list)
+    """Points of the steps an interrupted search took, first first; they are taken again."""
+
+    resumed: int = 0
+    """How many there were."""
 
     def notes(self) -> list[str]:
         """What a reader should know of the way."""
-        found = [] if not self.ended else [f"The search ended early: {self.ended}."]
-        if self.resumed is not None:
-            found.append(f"The search went on from step {self.resumed} of an interrupted one.")
-        return found
+        return [] if not self.ended else [f"The search ended early: {self.ended}."]
 
     @property
     def last(self) -> Found:
@@ -90,10 +90,7 @@ def walk(way: Walk) -> None:
     if len(way.found) > 1:
         if way.last.cut is None:
             way.found[-1] = again(way.task, way.last.point)
-        best = best_repair(way.task, way.last, way.progress)
-        if best is not way.last:
-            way.found[-1] = best
-            way.keep(best.point)
+        way.found[-1] = best_repair(way.task, way.last, way.progress)
 
 
 def _left(found: Found, saving: Saving) -> float:
@@ -110,7 +107,7 @@ def _down_to(way: Walk, share: float, saving: Saving, steps: int) -> None:
         if not _one(way, 1 - goal, saving, (number - 1) / steps, 1 / steps):
             way.ended = way.ended or (
                 f"only {1 - _left(way.last, saving):.1%} of the {_name(saving)} can go: the rest "
-                f"is kept by the minima or cannot be cut"
+                f"{kept_by(way.task)}"
             )
             return
 
@@ -154,6 +151,9 @@ def _as_far_as(way: Walk, drop: float) -> None:
 
 def _one(way: Walk, goal: float, saving: Saving, begin: float, part: float) -> bool:
     """One step; False when nothing more can go."""
+    if way.known:
+        way.found.append(Found(point=way.known.pop(0), cut=None))
+        return True
     if way.last.cut is None and way.last.point.taken:
         way.found[-1] = again(way.task, way.last.point)
     number = way.last.point.number + 1
@@ -171,12 +171,24 @@ def _one(way: Walk, goal: float, saving: Saving, begin: float, part: float) -> b
 
 
 def _timed(way: Walk) -> Latency:
+    if way.last.cut is None:
+        way.found[-1] = again(way.task, way.last.point)
     name = str(way.last.point.number)
     if name not in way.latency:
         inputs = way.task.fit[0].inputs
         program = way.last.cut.program if way.last.cut else way.task.original
         way.latency[name] = measure_latency(way.task.original, program, inputs, pairs=PAIRS)
     return way.latency[name]
+
+
+def kept_by(task: Task) -> str:
+    """Why no more can go, and which settings say so."""
+    settings = task.settings
+    return (
+        f"cannot be cut, or is kept by min_heads = {settings.min_heads}, min_channels = "
+        f"{settings.min_channels}, max_layer_share = {settings.max_layer_share:g} (settings, as in "
+        f"zsei.toml or ZSEI_MIN_CHANNELS=4), by the kinds that may go, or by what is named to stay"
+    )
 
 
 def _name(saving: Saving) -> str:
