@@ -16,6 +16,7 @@ from zsei.settings import LIMITS, Settings
 from zsei.strategies import STRATEGIES, find_strategy
 from zsei.strategies.fitted_drafts import FITTED, Duplicates, fitted_drafts
 from zsei.strategies.strategy import Fitting, Scores
+from zsei.subject.streamed import too_large_to_copy
 from zsei.subject.types import Site, Subject, UnitKind
 from zsei.surgery.edits import Edit, RemoveUnits
 from zsei.surgery.program_form import plan_edits
@@ -58,7 +59,10 @@ def candidates(
     for strategy in STRATEGIES:
         limit = LIMITS[strategy.edit_kind][settings.safety][1]
         if strategy.name in FITTED:
-            drafts = fitted_drafts(strategy.name, subject, scores, duplicates or {}, LAYERS)
+            # A fit reads all weights, and a model of that size is never tried.
+            large = too_large_to_copy(subject.model)
+            given = (subject, scores, duplicates or {}, LAYERS)
+            drafts = [] if large else fitted_drafts(strategy.name, *given)
         elif strategy.name == "remove-layer":
             drafts = _layers(subject, scores)
         else:

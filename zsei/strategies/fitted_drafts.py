@@ -120,17 +120,17 @@ def _maps(subject: Subject, scores: Scores, layers: int) -> list[Proposal]:
         and (site.component, "layer") in scores
         and "#" not in site.component
     )
-    found = []
+    drafts, edits = [], []
     for loss, name in known[:layers]:
         for draft in _settled(subject, Proposal.make(strategy="replace-layer", components=(name,))):
             params = ReplaceParams.model_validate(draft.params)
-            if params.form is None:
-                continue
-            edits = chosen_edits("replace-layer", subject.anatomy, draft, None, params.form)
-            try:
-                (left,) = errors_left(subject, edits)
-            except (SurgeryRefused, RuntimeError):
-                continue
+            if params.form is not None:
+                drafts.append((loss, draft))
+                edits += chosen_edits(draft.strategy, subject.anatomy, draft, None, params.form)
+    # One pass over the data for all of them.
+    found = []
+    for (loss, draft), left in zip(drafts, errors_left(subject, edits), strict=True):
+        if left is not None:
             predicted = Measurement(
                 name="predicted_loss", value=loss * left, unit="predicted divergence",
                 note="of leaving the layer out, by the share of the error that the map leaves",

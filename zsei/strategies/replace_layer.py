@@ -88,9 +88,17 @@ class ReplaceLayer:
         return found
 
 
-def errors_left(subject: Subject, edits: Sequence[Replace]) -> list[float]:
-    """For each layer the squared error of its map over that of leaving the layer out."""
-    return [fit_map(halves)[2] for halves in layer_halves(subject, edits)]
+def errors_left(subject: Subject, edits: Sequence[Replace]) -> list[float | None]:
+    """For each layer the squared error of its map over that of leaving the layer out; None where
+    no map can be fitted.
+    """
+    found: list[float | None] = []
+    for halves in layer_halves(subject, edits) if edits else ():
+        try:
+            found.append(fit_map(halves)[2])
+        except (SurgeryRefused, RuntimeError):  # torch: sums that cannot be solved
+            found.append(None)
+    return found
 
 
 def chosen_edits(
