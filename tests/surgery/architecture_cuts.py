@@ -118,7 +118,8 @@ def prune(name: str, keep: bool = True) -> tuple[Outcome, EditedModel | None]:
     program = subject.program
     assert program is not None
     inputs = subject.calibration[0].inputs
-    found = [*sites(subject.anatomy, *UNITS), *subject.anatomy.untapped]
+    inside = [site for site in subject.anatomy.untapped if site.kind != "width"]
+    found = [*sites(subject.anatomy, *UNITS), *inside]
     edits, refused = proven(subject, found)
     if not edits:
         return _outcome(name, edits, refused, subject), None

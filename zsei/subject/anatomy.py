@@ -31,6 +31,7 @@ from zsei.subject.reading import (
     POOL,
     RECURRENT,
     Ancestry,
+    channel_axis,
     find_residuals,
     is_float,
     layer_paths,
@@ -40,6 +41,7 @@ from zsei.subject.reading import (
     places,
     shape,
 )
+from zsei.subject.streams import first_joins
 from zsei.subject.types import Anatomy, Site
 
 
@@ -62,6 +64,7 @@ def read_anatomy(program: Program, family: str = "") -> Anatomy:
     _add_experts(draft)
     _add_leaves(draft)
     _add_channels(draft)
+    streams = {join.node for join in first_joins(residuals)}
     for number, residual in enumerate(residuals):
         base = draft.layer_of(residual.node) or owner(residual.node).path
         name = f"{base}/residual" if base else f"residual.{number}"
@@ -70,6 +73,13 @@ def read_anatomy(program: Program, family: str = "") -> Anatomy:
             Part(id=name, kind="residual", path=owner(residual.node).path,
                   nodes=[residual.node], output=residual.node)
         )  # fmt: skip
+        if residual.node in streams:
+            sizes = shape(residual.node)
+            axis = channel_axis(residual.node) % len(sizes)
+            draft.untapped.append(
+                Site(component=name, kind="width", node=residual.node.name, axis=axis,
+                     units=sizes[axis], unit_ids=(name,))
+            )  # fmt: skip
     _add_ends(draft, program.input_names)
     parameters = program.graph_module.named_parameters(remove_duplicate=False)
     return finish(draft, family, {name for name, _ in parameters})

@@ -26,7 +26,7 @@ from zsei.subject.reading import (
 KEEPS_ZERO = POOL | {
     "relu", "gelu", "silu", "tanh", "elu", "leaky_relu", "hardtanh", "hardswish", "mish", "relu6",
     "celu", "selu", "prelu", "neg", "dropout", "clone", "alias", "_to_copy", "to", "contiguous",
-    "detach", "sqrt", "abs", "square", "native_dropout", "getitem",
+    "detach", "type_as", "sqrt", "abs", "square", "native_dropout", "getitem",
 }  # fmt: skip
 """Calls that give zero for zero, channel by channel."""
 READ_WHOLE = ("flatten", "view", "reshape", "mean", "adaptive_avg_pool2d", "squeeze")

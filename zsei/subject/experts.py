@@ -132,7 +132,7 @@ def _between(node: fx.Node, start: fx.Node) -> list[fx.Node]:
 def _counts_numbers(counts: fx.Node) -> bool:
     """Whether `histc` counts the whole numbers 0 to bins - 1, one each."""
     bins, low, high = (*counts.args[1:], None, None, None)[:3]
-    if not isinstance(bins, int) or not isinstance(high, int):
+    if not (isinstance(bins, int) and isinstance(low, int) and isinstance(high, int)):
         return False
     return low == 0 and high == bins - 1
 

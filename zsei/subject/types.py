@@ -69,8 +69,9 @@ class Anatomy:
     sites: tuple[Site, ...]
     family: str = ""
     untapped: tuple[Site, ...] = ()
-    """Sites whose units can only be removed: experts, neurons inside experts. Their values lie in
-    no order of samples, so that nothing is traced there."""
+    """Sites whose units can only be removed, not traced: experts and the neurons inside them, whose
+    values lie in no order of samples, and channels of residual streams (`width`, at the stream's
+    first join), which are many values at once."""
 
     def component(self, component_id: str) -> Component:
         """The component with this id."""

@@ -19,6 +19,7 @@ from zsei.subject.types import UnitKind
 from zsei.surgery.calls import refuse, tensor_of
 from zsei.surgery.expert_cut import check_enough, passes, routing_at
 from zsei.surgery.search import Search, Selection, active_values, entries
+from zsei.surgery.width import norm_passes, written_at
 from zsei.surgery.zero import prove_zero
 
 Entries = Mapping[int, tuple[int, ...]]
@@ -65,7 +66,19 @@ def dependency_group(program: Program, cuts: Iterable[Cut]) -> DependencyGroup:
     cuts = tuple(cuts)
     held = [cut for cut in cuts if cut.kind not in ("expert", "width")]
     _spread(search, by_name, held)
-    prove_zero(nodes, search.removed, [(by_name[cut.node], cut.axis) for cut in held])
+    seeds = [(by_name[cut.node], cut.axis) for cut in held]
+    prove_zero(nodes, search.removed, seeds)
+    streams = [cut for cut in cuts if cut.kind == "width"]
+    if streams:
+        before = {node: set(axes) for node, axes in search.removed.items()}
+        search.passes |= norm_passes(nodes)
+        _spread(search, by_name, streams)
+        written = [
+            (node, axis)
+            for node, axis in written_at(program, search.removed)
+            if axis not in before.get(node, ())
+        ]
+        prove_zero(nodes, search.removed, [*seeds, *written])
     for cut in cuts:
         if cut.kind == "expert":
             routing = routing_at(by_name, cut.node)

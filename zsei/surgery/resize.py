@@ -136,6 +136,23 @@ def _histc(node: fx.Node, arg: Mapping[str, Any], removed: Removed) -> None:
         set_arguments(node, {"bins": left, "max": left - 1})
 
 
+def _mean(node: fx.Node, arg: Mapping[str, Any], removed: Removed) -> None:
+    """A mean over fewer channels, as if the others were still there and zero (see `width`)."""
+    source = arg["self"]
+    sizes = shape(source)
+    axes = {axis % len(sizes) for axis in arg.get("dim") or ()}
+    shares = [
+        1 - len(gone) / sizes[axis]
+        for axis, gone in removed.get(source.name, {}).items()
+        if axis in axes
+    ]
+    if shares:
+        with node.graph.inserting_after(node):
+            scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, prod(shares)))
+            scaled.meta = {"nn_module_stack": node.meta.get("nn_module_stack", {})}
+        node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+
+
 def _repeat_interleave(node: fx.Node, arg: Mapping[str, Any], removed: Removed) -> None:
     if arg.get("output_size") is not None:
         set_arguments(node, {"output_size": None})
@@ -144,7 +161,7 @@ def _repeat_interleave(node: fx.Node, arg: Mapping[str, Any], removed: Removed) 
 Rule = Callable[[fx.Node, Mapping[str, Any], Removed], None]
 RULES: dict[str, Rule] = {
     "slice": _slice, "select": _select, "narrow": _narrow,
-    "repeat_interleave": _repeat_interleave, "histc": _histc,
+    "repeat_interleave": _repeat_interleave, "histc": _histc, "mean": _mean,
     **dict.fromkeys(
         ("view", "reshape", "_unsafe_view", "view_copy", "unflatten", "expand", "broadcast_to",
          "full", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_full", "new_empty"),

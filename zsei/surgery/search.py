@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from zsei.errors import SurgeryRefused
-from zsei.subject.reading import is_weighted, shape
+from zsei.subject.reading import is_weighted, operation, shape
 from zsei.surgery.axes import call_axes
 from zsei.surgery.calls import is_taken, refuse
 from zsei.surgery.labels import CallAxes, Label
@@ -33,10 +33,17 @@ def entries(mask: Tensor) -> tuple[int, ...]:
 
 
 def active_values(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Values computed through products with weights, unlike masks and position biases."""
+    """Values computed through products with weights or looked up for what came in.
+
+    Masks and position biases are neither.
+    """
     found: set[fx.Node] = set()
+    fed: set[fx.Node] = set()
     for node in nodes:
-        if is_weighted(node) or any(a in found for a in node.all_input_nodes):
+        if node.op == "placeholder" or any(a in fed for a in node.all_input_nodes):
+            fed.add(node)
+        looked_up = operation(node) == "embedding" and node.args[1] in fed
+        if is_weighted(node) or looked_up or any(a in found for a in node.all_input_nodes):
             found.add(node)
     return found
 
