@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from zsei.errors import ZseiError
     from zsei.pipeline import analyze, apply, ask, load
+    from zsei.pruning.prune import prune
+    from zsei.pruning.records import Budget
     from zsei.records import AnalysisRecord, Answer, Finding, Proposal, Verdict
     from zsei.settings import Settings
     from zsei.surgery.export_model import export_model as export
+    from zsei.surgery.modification_log import ModificationLog
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AnalysisRecord": "zsei.records",
     "Answer": "zsei.records",
+    "Budget": "zsei.pruning.records",
     "Finding": "zsei.records",
+    "ModificationLog": "zsei.surgery.modification_log",
     "Proposal": "zsei.records",
     "Settings": "zsei.settings",
     "Verdict": "zsei.records",
@@ -28,12 +33,15 @@ _HOME = {
     "ask": "zsei.pipeline",
     "export": "zsei.surgery.export_model:export_model",
     "load": "zsei.pipeline",
+    "prune": "zsei.pruning.prune",
 }
 
 __all__ = [
     "AnalysisRecord",
     "Answer",
+    "Budget",
     "Finding",
+    "ModificationLog",
     "Proposal",
     "Settings",
     "Verdict",
@@ -44,6 +52,7 @@ __all__ = [
     "ask",
     "export",
     "load",
+    "prune",
 ]
 
 

@@ -123,6 +123,17 @@ def test_half_precision_goes_to_onnx_in_full_only(tmp_path: Path) -> None:
     assert largest(found, model.float()(x.float()).detach().numpy()) < 1e-5
 
 
+def test_a_folder_that_was_never_edited_is_exported_with_its_mask(tmp_path: Path) -> None:
+    model, data = factories.tiny_bert(num_hidden_layers=1)
+    model.save_pretrained(tmp_path / "plain")  # type: ignore[operator]
+    done = export_model(tmp_path / "plain", tmp_path / "bert.pt2")
+    assert done.inputs == {"input_ids": (None, None), "attention_mask": (None, None)}
+    ids, mask = (data[name][:4] for name in done.inputs)
+    assert float((mask == 0).sum()) > 0
+    found = torch.export.load(tmp_path / "bert.pt2").module()(ids, mask)
+    assert torch.equal(found, run(model, tuple(done.inputs), (ids, mask)))
+
+
 class OneSize(nn.Module):
     """Its code asks for the very number of samples."""
 

@@ -6,6 +6,7 @@ with the model's before it gets its name.
 """
 
 import copy
+import inspect
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from zsei.surgery.export_onnx import check_installed, onnx_runner, write_onnx
 from zsei.surgery.module_form import run
 from zsei.surgery.recipe import RECIPE, SavedInput, read_recipe
 from zsei.surgery.save import load
-from zsei.surgery.whole import new_file
+from zsei.surgery.whole import new_file, refuse_existing
 
 LIMIT = 1e-4
 """Largest difference between a file's outputs and the model's, relative to the largest output."""
@@ -80,6 +81,7 @@ def export_model(
         ModelError: The model cannot be loaded or run on the inputs.
     """
     path = Path(path)
+    refuse_existing(path)
     to = _target(path, to)
     if to == "onnx":
         check_installed()
@@ -191,9 +193,7 @@ def _with_inputs(
         return load(model), dict(inputs or {own.name: _made_up(own) for own in recipe.inputs})
     else:
         found = load_model(model, Settings()).model
-    dummies: Any = getattr(found, "dummy_inputs", None)
-    if inputs is None and getattr(found, "main_input_name", "") == "input_ids" and dummies:
-        inputs = {name: value for name, value in dummies.items() if isinstance(value, Tensor)}
+    inputs = inputs or _dummies(found)
     if not inputs:
         raise UsageError(
             f"An export needs example inputs, and {type(found).__name__} does not say its own. "
@@ -201,6 +201,17 @@ def _with_inputs(
             f"the folder that zsei saved, which knows them."
         )
     return found, dict(inputs)
+
+
+def _dummies(model: nn.Module) -> Inputs:
+    """The dummy tokens of a transformers text model, with a mask where it takes one."""
+    given: Any = getattr(model, "dummy_inputs", None)
+    if getattr(model, "main_input_name", "") != "input_ids" or not given:
+        return {}
+    found = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+    if "attention_mask" in inspect.signature(model.forward).parameters:
+        found["attention_mask"] = torch.ones_like(found["input_ids"])
+    return found
 
 
 def _made_up(given: SavedInput) -> Tensor:

@@ -52,11 +52,11 @@ def new_file(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     with drafts_beside(path) as drafts:
         draft = drafts / path.name
-        _refuse_existing(path)
+        refuse_existing(path)
         yield draft
         beside = [found for found in sorted(drafts.iterdir()) if found != draft]
         for found in (*beside, draft):
-            _refuse_existing(path.with_name(found.name))
+            refuse_existing(path.with_name(found.name))
             sync(found)
         for found in (*beside, draft):
             found.rename(path.with_name(found.name))
@@ -102,6 +102,7 @@ def drafts_beside(target: Path) -> Iterator[Path]:
         ) from error
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Raise OutputError where a file or folder of this name exists."""
     if path.exists():
         raise OutputError(f"A model is exported to a new file; {path} exists. Name another.")
