@@ -332,7 +332,8 @@ def harmful_candidates(planted: Planted) -> Iterator[Case]:
             live = [u for u in range(site.units) if u not in planted.silent.get(site.component, ())]
             if site.kind in ("neuron", "channel"):
                 most = min(len(live), site.units - SETTINGS.min_channels)
-                count = generator.randint(max(1, most // 2), most)
+                # Every other round also tries what harms only a little more than it may.
+                count = generator.randint(max(1, most // (8 if round_ % 2 else 2)), most)
                 some = generator.sample(live, count)
                 what = f"{count} random {site.kind}s of {site.component}"
                 yield case_of(what, "channels", units(planted, site.component, site.kind, *some))
