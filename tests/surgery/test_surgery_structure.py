@@ -86,7 +86,6 @@ CASES: dict[str, tuple[str, str, int | None, int | None, bool]] = {
     "bert linear": ("bert", "encoder.layer.0.intermediate.dense", 7, None, False),
     "gpt2 linear": ("gpt2", "transformer.h.0.mlp.c_fc", 5, None, True),
     "llama linear": ("llama", "model.layers.1.self_attn.o_proj", 6, None, False),
-    "t5 linear": ("t5", "decoder.block.1.layer.2.DenseReluDense.wo", 4, None, False),
 }
 
 
@@ -158,6 +157,22 @@ def test_a_decoder_still_generates_with_its_cache() -> None:
         for cached in (True, False)
     ]
     assert torch.equal(*found)
+
+
+def test_a_decoder_whose_caches_differ_in_kind_stays_a_program() -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, use_sliding_window=True, sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"], max_position_embeddings=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    made = own_subject(Qwen2ForCausalLM(config), {"input_ids": torch.randint(0, 60, (8, 9))})
+    edit = mapped(made, "model.layers.0")
+    edited = apply_edits(made, [edit], None, values_for(made, edit))
+    assert edited.form == "program"
+    assert "several kinds (full_attention, sliding_attention)" in edited.note
 
 
 def test_factors_are_cut_like_any_weight() -> None:

@@ -110,6 +110,13 @@ def _new_modules(
         else:
             _, linear = linear_at(program.graph_module, edit)
             factorised.append(Factorised(module=linear.path, rank=edit.rank))
+    kinds = set(getattr(getattr(model, "config", None), "layer_types", None) or ())
+    if replaced and len(kinds) > 1 and hasattr(model, "generate"):
+        # What is left is numbered from 0 for its caches, whose kinds the config tells by number.
+        raise SurgeryRefused(
+            f"its layers are of several kinds ({', '.join(sorted(kinds))}), and its caches would "
+            f"take one that is left for another"
+        )
     return tuple(factorised), tuple(replaced)
 
 
