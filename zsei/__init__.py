@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from zsei.pruning.prune import prune
     from zsei.pruning.records import Budget
     from zsei.records import AnalysisRecord, Answer, Finding, Proposal, Verdict
+    from zsei.report.pruning_files import save_pruned
     from zsei.settings import Settings
     from zsei.surgery.export_model import export_model as export
     from zsei.surgery.modification_log import ModificationLog
@@ -34,6 +35,7 @@ _HOME = {
     "export": "zsei.surgery.export_model:export_model",
     "load": "zsei.pipeline",
     "prune": "zsei.pruning.prune",
+    "save_pruned": "zsei.report.pruning_files",
 }
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "export",
     "load",
     "prune",
+    "save_pruned",
 ]
 
 

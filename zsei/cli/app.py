@@ -14,6 +14,7 @@ from zsei.cli.explain import explain
 from zsei.cli.export import export
 from zsei.cli.list import list_runs
 from zsei.cli.log import log
+from zsei.cli.prune import prune
 from zsei.cli.rollback import rollback
 from zsei.cli.show import show
 
@@ -46,6 +47,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    analyze, ask, list_runs, show, explain, apply, export, log, rollback, breaker, doctor,
+    analyze, ask, list_runs, show, explain, apply, prune, export, log, rollback, breaker, doctor,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)

@@ -4,6 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zsei.pruning.outlook import Outlook
+    from zsei.pruning.records import PruneRecord
     from zsei.records import AnalysisRecord, Answer
 
 DONE = 0
@@ -32,6 +34,22 @@ def of_record(record: "AnalysisRecord") -> int:
         _note(f"The gate accepted nothing of the {tried} changes it tried.")
         return NOTHING_ACCEPTED
     return DONE
+
+
+def of_prune(record: "PruneRecord") -> int:
+    """Exit code of a prune, with the reason on stderr when nothing came of it."""
+    if record.accepted is not None:
+        return DONE
+    _note(record.refusal)
+    return NOTHING_ACCEPTED
+
+
+def of_outlook(outlook: "Outlook") -> int:
+    """Exit code of a look ahead, with the reason on stderr when the budget is out of reach."""
+    if outlook.reached and outlook.points:
+        return DONE
+    _note(outlook.refusal or "Nothing can go within the loss that is allowed.")
+    return NOTHING_ACCEPTED
 
 
 def of_answer(answer: "Answer") -> int:

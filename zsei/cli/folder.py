@@ -10,7 +10,7 @@ from pathlib import Path
 from zsei.errors import OutputError, UsageError
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Refuse a folder that cannot become one, before anybody spends a minute on its content.
 
     Raises:
@@ -19,9 +19,9 @@ def check_folder(folder: Path) -> None:
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UsageError(f"--out must name a folder, but {existing} is a file; name another.")
+        raise UsageError(f"{option} must name a folder, but {existing} is a file; name another.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"--out must be writable, but {existing} is not; name another folder.")
+        raise OutputError(f"{option} must be writable, but {existing} is not; name another folder.")
 
 
 @contextlib.contextmanager

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zsei.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON object on stdout.")]
@@ -24,6 +26,28 @@ RemoteCode = Annotated[
 
 
 def settings(**given: Any) -> "Settings":
+    """Settings of a command.
+
+    Raises:
+        UsageError: A value does not fit, wherever it came from.
+    """
+    from zsei.settings import Settings
+
+    return _settings(Settings, given)
+
+
+def settings_of_prune(**given: Any) -> "Settings":
+    """As `settings`, with as many samples as fitting needs where nobody says how many.
+
+    Raises:
+        UsageError: A value does not fit, wherever it came from.
+    """
+    from zsei.pruning.prune import prune_settings
+
+    return _settings(prune_settings, given)
+
+
+def _settings(make: "Callable[..., Settings]", given: dict[str, Any]) -> "Settings":
     """Settings from `zsei.toml`, `ZSEI_*` and the options that were given; None was not given.
 
     Raises:
@@ -34,11 +58,10 @@ def settings(**given: Any) -> "Settings":
     from pydantic import ValidationError
 
     from zsei.errors import UsageError
-    from zsei.settings import Settings
 
     values = {name: value for name, value in given.items() if value is not None}
     try:
-        chosen = Settings(**values)
+        chosen = make(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -27,7 +27,14 @@ def prune(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="New folder for the smaller model.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="New folder for the smaller model, prune.json and prune.html."
+        ),
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Modification log, for `zsei log` and `zsei rollback`."),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -37,6 +44,14 @@ def prune(
     kinds: Annotated[
         str, typer.Option(help="What may go, of heads, neurons, channels, layers.")
     ] = "heads,neurons,channels,layers",
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COMPONENT", help="Never cut there; may be given several times."),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COMPONENT", help="Cut only there; may be given several times."),
+    ] = None,
     safety: Annotated[
         Safety | None, typer.Option(help="Limits of the gate without --max-drop. [moderate]")
     ] = None,
@@ -61,36 +76,57 @@ def prune(
     from zsei.cli.output import console, progress, results
 
     with results() as stdout:
+        from zsei.pruning.budget import budget_of, kinds_of
+
+        budget = budget_of(parameters=params, flops=flops, latency=latency, max_drop=max_drop)
+        what = kinds_of(kinds)
         chosen = settings_of_prune(
             safety=safety, samples=samples, length=length, seed=seed, threads=threads,
             allow_remote_code=allow_remote_code or None,
         )  # fmt: skip
         groups = data_groups(data or [])
-        if out is not None:
-            check_folder(out)
+        for option, folder in (("--out", out), ("--log", log)):
+            if folder is not None:
+                check_folder(folder, option)
 
-        from zsei import pipeline
-        from zsei.pruning.budget import budget_of, kinds_of
+        from zsei.pruning.outlook import Outlook, look_ahead
+        from zsei.pruning.prune import prune as pruned_to
         from zsei.report import pruning as report
+        from zsei.report.pruning_files import save_pruned
 
-        budget = budget_of(parameters=params, flops=flops, latency=latency, max_drop=max_drop)
-        what = kinds_of(kinds)
+        work = look_ahead if dry_run else pruned_to
         with progress(quiet=quiet) as advance:
-            if dry_run:
-                plan = pipeline.plan_prune(
-                    model, groups, budget=budget, objective=objective, kinds=what, settings=chosen,
-                    progress=advance,
-                )  # fmt: skip
-                return report.show_plan(plan, stdout, console(stdout), as_json=as_json)
-            pruned = pipeline.prune(
-                model, groups, budget=budget, objective=objective, kinds=what, settings=chosen,
-                progress=advance,
+            found = work(
+                model, groups, budget=budget, objective=objective, kinds=what, keep=keep or (),
+                only=only or (), settings=chosen, progress=advance,
             )  # fmt: skip
-        if out is not None and pruned.edited is not None:
+        if isinstance(found, Outlook):
+            if as_json:
+                stdout.write(found.model_dump_json() + "\n")
+            else:
+                report.outlook(found, console(stdout))
+            return codes.of_outlook(found)
+        if out is not None:
             with written_whole(out) as draft:
-                pipeline.save_pruned(pruned, draft)
-        report.show(pruned.record, stdout, console(stdout), as_json=as_json)
-        if pruned.edited is not None and not as_json:
-            where = f"Saved in {out}." if out else "Give --out DIR to save it."
-            stdout.write(f"{where}\n")
-        return codes.DONE if pruned.edited is not None else codes.NOTHING_ACCEPTED
+                save_pruned(found, draft)
+        save_pruned(found, None, log)
+        if as_json:
+            stdout.write(found.record.model_dump_json() + "\n")
+        else:
+            report.summary(found.record, console(stdout))
+            stdout.write(_where(found.edited is not None, out, log))
+        return codes.of_prune(found.record)
+
+
+def _where(made: bool, out: Path | None, log: Path | None) -> str:
+    """Where the results lie."""
+    if not made:
+        return "" if out is None else f"{out / 'prune.html'}\n"
+    if out is None:
+        lines = ["Give --out DIR to save it."]
+    else:
+        lines = [f"Saved in {out}; zsei.load({str(out)!r}) gives the model back."]
+        lines.append(str(out / "prune.html"))
+    if log is not None:
+        lines.append(f"Logged in {log}; `zsei log {log}` shows the steps.")
+    return "\n".join(lines) + "\n"

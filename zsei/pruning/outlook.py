@@ -49,6 +49,8 @@ class Outlook(Record):
     """Largest first; the last is what the budget asks for, or as far as it can go."""
     reached: bool
     """Whether the last is as small as the budget asks."""
+    refusal: str = ""
+    """Why the budget is out of reach, and which settings say so."""
     refused: dict[str, str] = Field(default_factory=dict)
     """Component -> why surgery cannot cut it."""
     notes: tuple[str, ...] = ()
@@ -104,10 +106,10 @@ def look_ahead(
                     break
                 points.append(found)
                 reached = budget.size is None or saved >= 1 - budget.size - 1e-9
-    notes = list(subject.notes)
+    notes, refusal = list(subject.notes), ""
     if not reached:
         left = 1.0 if not points else getattr(points[-1], saving)
-        notes.append(
+        refusal = (
             f"Only {1 - left:.1%} of the {'parameters' if saving == 'parameters' else 'operations'}"
             f" can go: the rest {kept_by(task)}."
         )
@@ -126,6 +128,7 @@ def look_ahead(
         only=task.only,
         points=tuple(points),
         reached=reached,
+        refusal=refusal,
         refused=dict(sorted(refused.items())),
         notes=tuple(notes),
     )

@@ -267,7 +267,8 @@ def _record(
         "verdicts": tuple(verdict for _, verdict in trials),
         "accepted": None if accepted is None else accepted.point.number,
         "refused": dict(sorted(way.refused.items())),
-        "notes": (*subject.notes, *way.notes(), *_advice(trials, accepted, way)),
+        "notes": (*subject.notes, *way.notes()),
+        "refusal": "" if accepted else " ".join((*way.notes(), _advice(trials, way))),
     }
     draft = PruneRecord(id="", **body)  # type: ignore[arg-type]
     name = digest(draft.model_dump(mode="json", exclude={"id"}))
@@ -282,27 +283,23 @@ def _record(
     )
 
 
-def _advice(
-    trials: Sequence[tuple[Found, Verdict]], accepted: Found | None, way: Walk
-) -> list[str]:
+def _advice(trials: Sequence[tuple[Found, Verdict]], way: Walk) -> str:
     """What could be done instead, where nothing fits."""
-    if accepted is not None:
-        return []
     smaller = [found.point for found, verdict in trials if verdict.outcome == "accepted"]
     if not trials:
-        return [f"Nothing is changed: there is no unit to cut; what there is {kept_by(way.task)}."]
+        return f"Nothing is changed: there is no unit to cut; what there is {kept_by(way.task)}."
     if not smaller:
-        return [
+        return (
             f"Nothing is changed: the gate accepted none of the {len(trials)} cuts it tried. The "
             f"smallest leaves {trials[-1][0].point.parameters:.1%} of the parameters and was "
             f"{trials[-1][1].reason}. Ask for less, or allow a larger loss."
-        ]
+        )
     point = smaller[0]
-    return [
+    return (
         f"Nothing is changed: the budget asks for {way.budget.text()}. The gate accepts the cut "
         f"that leaves {point.parameters:.1%} of the parameters and {point.flops:.1%} of the "
         f"operations; ask for that size, or allow a larger loss."
-    ]
+    )
 
 
 def _fingerprint(batch: Batch) -> str:

@@ -55,6 +55,13 @@ class Taken(Record):
     kind: Literal["head", "neuron", "channel", "layer"]
     units: tuple[int, ...] | None
     """None: the whole layer."""
+    of: int = 1
+    """Units that the original has there."""
+
+    @property
+    def count(self) -> int:
+        """How many units go; a layer is one."""
+        return 1 if self.units is None else len(self.units)
 
 
 class Point(Record):
@@ -113,6 +120,8 @@ class PruneRecord(Record):
     refused: dict[str, str] = Field(default_factory=dict)
     """Component -> why surgery cannot cut it."""
     notes: tuple[str, ...] = ()
+    refusal: str = ""
+    """Why nothing is changed, and what to do; empty when a cut is accepted."""
     timings: dict[str, float] = Field(default_factory=dict)
     """Seconds per stage."""
     latency: dict[str, tuple[float, float, float]] = Field(default_factory=dict)
@@ -125,13 +134,19 @@ class PruneRecord(Record):
         """The last verdict."""
         return self.verdicts[-1] if self.verdicts else None
 
+    @property
+    def chosen(self) -> Point | None:
+        """The accepted point."""
+        return next((point for point in self.points if point.number == self.accepted), None)
+
 
 def taken_of(edits: Iterable[Edit]) -> tuple[Taken, ...]:
     """Edits as data."""
     found = []
     for edit in edits:
         units = edit.units if isinstance(edit, RemoveUnits) else None
-        found.append(Taken(component=edit.site.component, kind=edit.site.kind, units=units))  # type: ignore[arg-type]
+        kind, of = edit.site.kind, 1 if units is None else edit.site.units
+        found.append(Taken(component=edit.site.component, kind=kind, units=units, of=of))  # type: ignore[arg-type]
     return tuple(sorted(found, key=lambda taken: (taken.component, taken.kind)))
 
 

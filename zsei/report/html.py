@@ -100,13 +100,21 @@ def write(record: AnalysisRecord, path: Path) -> Path:
     Raises:
         OutputError: The folder does not exist, is not writable, or the disk is full.
     """
-    page = render(record).encode()
+    return write_page(render(record), path)
+
+
+def write_page(page: str, path: Path) -> Path:
+    """Write a page to `path`; whole or not at all.
+
+    Raises:
+        OutputError: The folder does not exist, is not writable, or the disk is full.
+    """
     path = Path(path)
     temporary: Path | None = None
     try:
         with NamedTemporaryFile(dir=path.parent, prefix=".report-", delete=False) as file:
             temporary = Path(file.name)
-            file.write(page)
+            file.write(page.encode())
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
@@ -142,14 +150,14 @@ def _render(record: AnalysisRecord, depth: Depth) -> str:
     )
     anchors = {f.id: f"finding-{i}" for i, f in enumerate(select.everything_found(record))}
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             record=record,
             depth=depth,
             style=Markup(style),
             script=Markup(script),
-            policy=_policy(style, script),
+            policy=policy(style, script),
             answers=answered(record),
             trust=spoken(record, "trust"),
             flow=Markup(flow),
@@ -172,7 +180,7 @@ def _render(record: AnalysisRecord, depth: Depth) -> str:
     )
 
 
-def _policy(style: str, script: str) -> str:
+def policy(style: str, script: str) -> str:
     """Nothing may be loaded or sent; only the page's own style and script are obeyed."""
     return (
         f"default-src 'none'; style-src '{_source_hash(style)}'; "
@@ -185,26 +193,26 @@ def _source_hash(source: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Templates with escaping always on and every string cleaned on its way out."""
-    environment = Environment(
+    made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, finalize=_cleaned,
     )  # fmt: skip
-    environment.filters.update(
+    made.filters.update(
         number=text.number, count=text.count, size=text.size, seconds=text.seconds,
         percent=text.percent, short=text.short, line=text.one_line, measured=text.measured,
         spread=text.spread, plural=text.plural, correlation=text.correlation,
         describe=text.describe, date=_date, params=text.settings,
         prose=partial(text.clean, limit=PROSE),
     )  # fmt: skip
-    environment.tests["yardstick"] = trust.is_yardstick
-    environment.globals.update(
+    made.tests["yardstick"] = trust.is_yardstick
+    made.globals.update(
         changes=verdicts.changes, limits=verdicts.limits, bar=bar, bullet=bullet, effect=effect,
         aligned=text.aligned, band=_band, verdict_of=verdicts.verdict_of, said=verdicts.said,
         scope=verdicts.scope, opening=select.opening,
     )  # fmt: skip
-    return environment
+    return made
 
 
 def _cleaned(value: object) -> object:
