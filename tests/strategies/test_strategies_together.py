@@ -13,6 +13,7 @@ from zsei import pipeline
 from zsei.assembly import sealed
 from zsei.errors import SurgeryRefused, UsageError
 from zsei.gate.baseline import measure_baseline
+from zsei.gate.evidence import measure_size
 from zsei.gate.rounds import edits_of, merge, try_all
 from zsei.records import AnalysisRecord, Proposal
 from zsei.settings import Settings
@@ -132,6 +133,9 @@ def test_all_kinds_go_together(subject: Subject, heads: bool) -> None:
     edits, kind = edits_of(subject, chosen, {}, LOOSE)
     assert kind == "layers"
     assert not any("blocks.2/" in edit.site.component for edit in edits)
+    size = measure_size(edits, subject.anatomy)
+    assert (size.layers_removed, size.linears_thinned) == (1, 1)
+    assert sum(cut.removed for cut in size.cuts) == 4 + 3 + (1 if heads else 0)
     parts = [
         fitted(subject, p, find_strategy(p.strategy).edits(subject.anatomy, {}, p, LOOSE))
         for p in chosen
