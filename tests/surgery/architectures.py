@@ -1,7 +1,7 @@
 """Transformers architectures built tiny from their configs, with random weights.
 
-Two layers, 32 channels, four heads; images of 32 pixels. `python -m tests.surgery.architectures`
-(with `tests` on the path) cuts 30 % out of each and prints what became of it as a table.
+Two layers, 32 channels and four heads (48 and six where keys are shared), images of 32 pixels.
+`architecture_cuts` cuts 30 % out of each and prints what became of it.
 """
 
 from collections.abc import Mapping

@@ -127,6 +127,8 @@ def _zero(call: fx.Node, result: fx.Node, axis: int, removed: Removed, zeros: Ze
     zero = {value for value, i in related if i in zeros.get(value, ())}
     every = bool(related) and all(value in zero for value, _ in related)
     name = operation(call)
+    if name in ("zeros", "zeros_like", "new_zeros"):
+        return True
     if layout_axes(call) is not None:
         return every
     if name in PRODUCTS:
