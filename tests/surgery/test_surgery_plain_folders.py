@@ -77,7 +77,10 @@ CASES = {
     "tied": (
         "AutoModelForCausalLM", lambda: one_layer_less(factories.tiny_gpt2())
     ),
-    "encoder": ("AutoModel", lambda: all_alike(factories.tiny_bert(num_hidden_layers=1), neuron=(1, 2, 60))),
+    "encoder": (
+        "AutoModel",
+        lambda: all_alike(factories.tiny_bert(num_hidden_layers=1), neuron=(1, 2, 60)),
+    ),
 }  # fmt: skip
 
 
