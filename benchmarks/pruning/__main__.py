@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks.pruning import environment
-from benchmarks.pruning.layers import STACKS, best_subset, by_block_influence, without
-from benchmarks.pruning.methods import METHODS, Line, best, failures
+from benchmarks.pruning.layers import STACKS, best_subset, by_block_influence, without_layers
+from benchmarks.pruning.methods import METHODS, PEERS, Line, best, failures
 from benchmarks.pruning.parts import PARTS
 from benchmarks.pruning.table import figures, show, verdict
 
@@ -33,9 +33,8 @@ def side_by_side(name: str, options: Options) -> None:
     print(f"\n{name}: {part.model.__class__.__name__}, original {figures(original)}")
     for target in part.targets:
         rows = []
-        for label, family in (("Torch-Pruning, best", ""), ("magnitude", "magnitude"),
-                              ("random, best of 3", "random")):  # fmt: skip
-            found = best(part, target, lines, family)
+        for label, family, without in PEERS:
+            found = best(part, target, lines, family, without)
             if found:
                 rows.append((f"{label}: {found['method']}, {found['ranking']}", found))
         own = next((line for line in ours if line.get("target") == target.name), None)
@@ -55,7 +54,7 @@ def layers(options: Options) -> None:
         ours = [] if options.peers_only else environment.ours(name, "layers")
         for count in (1, 2, 3):
             removed = by_block_influence(part, count)
-            rows = [(f"block influence: {removed}", part.quality(without(part, removed)))]
+            rows = [(f"block influence: {removed}", part.quality(without_layers(part, removed)))]
             if name != "minilm":
                 # The encoder has too many subsets to judge each.
                 subset, found = best_subset(part, count)

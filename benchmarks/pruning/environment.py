@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import resource
+import signal
 import site
 import subprocess
 import sys
@@ -17,12 +19,12 @@ from benchmarks.pruning.parts import Part
 REQUIREMENT = "torch-pruning==1.6.1"
 FOLDER = Path(".bench")
 SOURCES = ("losses.py", "parts.py", "peer.py", "quality.py", "recipes.py")
-TIMEOUTS = {"minilm": 900.0}
-"""Seconds a method may take on a part; what hangs is killed."""
-USUAL_TIMEOUT = 240.0
-HANG_TIMEOUT = 60.0
+LIMITS = {"minilm": 600}
+"""CPU seconds a method may take on a part; what loops for ever is killed, a busy machine is not."""
+USUAL_LIMIT = 240
+HANG_LIMIT = 60
 """For the model as transformers builds it, which is known to hang."""
-OURS_TIMEOUT = 1800.0
+OUR_LIMIT = 1200
 
 
 def interpreter() -> Path:
@@ -73,7 +75,7 @@ def uniform(part: Part, method: str, *, fresh: bool = False) -> list[dict[str, A
 
 def ours(part: str, what: str) -> list[dict[str, Any]]:
     """Lines of `benchmarks.pruning.ours`, always run anew and in this environment."""
-    return _run(sys.executable, "ours", part, what, OURS_TIMEOUT)
+    return _run(sys.executable, "ours", part, what, OUR_LIMIT)
 
 
 def _kept(part: Part, script: str, method: str, fresh: bool) -> list[dict[str, Any]]:
@@ -82,28 +84,26 @@ def _kept(part: Part, script: str, method: str, fresh: bool) -> list[dict[str, A
     path = FOLDER / "results" / name
     if fresh or not path.exists():
         print(f"Torch-Pruning, {part.name}: {method} ...", file=sys.stderr, flush=True)
-        limit = TIMEOUTS.get(part.name, USUAL_TIMEOUT)
+        limit = LIMITS.get(part.name, USUAL_LIMIT)
         if method.startswith("as-built "):
-            limit = HANG_TIMEOUT
+            limit = HANG_LIMIT
         lines = _run(str(interpreter()), script, part.name, method, limit)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(lines, indent=1))
     return json.loads(path.read_text())
 
 
-def _run(python: str, script: str, part: str, what: str, limit: float) -> list[dict[str, Any]]:
+def _run(python: str, script: str, part: str, what: str, limit: int) -> list[dict[str, Any]]:
     command = [python, "-W", "ignore", "-m", f"benchmarks.pruning.{script}", part, what]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=limit, env=environment
-        )
-    except subprocess.TimeoutExpired as late:
-        out = late.stdout or b""
-        text = out.decode() if isinstance(out, bytes) else out
-        return [*_lines(text), {"error": f"no end after {limit:.0f} s, killed"}]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, env=environment,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (limit, limit)),
+    )  # fmt: skip
     lines = _lines(done.stdout)
-    if done.returncode:
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        lines.append({"error": f"no end after {limit} s of CPU time, killed"})
+    elif done.returncode:
         lines.append({"error": (done.stderr.strip().splitlines() or ["no message"])[-1][:300]})
     return lines
 

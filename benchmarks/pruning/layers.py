@@ -27,7 +27,7 @@ def stack(part: Part, model: nn.Module) -> nn.ModuleList:
     return found
 
 
-def without(part: Part, removed: Sequence[int]) -> nn.Module:
+def without_layers(part: Part, removed: Sequence[int]) -> nn.Module:
     """A copy of the part's model without some layers."""
     model = copy.deepcopy(part.model)
     layers = stack(part, model)
@@ -84,7 +84,7 @@ def best_subset(part: Part, count: int) -> tuple[tuple[int, ...], dict[str, floa
     """The `count` layers whose removal the judging data likes best, and its figures."""
     sign = -1 if part.larger_is_better else 1
     tried = {
-        removed: part.quality(without(part, removed))
+        removed: part.quality(without_layers(part, removed))
         for removed in combinations(range(len(stack(part, part.model))), count)
     }
     best = min(tried, key=lambda removed: sign * tried[removed][part.metric])

@@ -28,16 +28,38 @@ METHODS: dict[str, tuple[str, ...]] = {
 Line = dict[str, Any]
 
 
-def best(part: Part, target: Target, lines: Iterable[Line], family: str = "") -> Line | None:
-    """The line of best quality at a target, among methods whose name holds `family`."""
+NONE = "none"
+OURS = "projection"
+"""The loss that is no usual one with Torch-Pruning: ZSEI's own idea, lent to it."""
+
+
+def best(
+    part: Part, target: Target, lines: Iterable[Line], family: str = "", without: str = NONE
+) -> Line | None:
+    """The line of best quality at a target, among methods whose name holds `family`.
+
+    Methods whose name holds `without` are left out.
+    """
     sign = 1 if part.larger_is_better else -1
     fitting = [
         line
         for line in lines
-        if line.get("target") == target.name and part.metric in line and family in line["method"]
+        if line.get("target") == target.name
+        and part.metric in line
+        and family in line["method"]
+        and without not in line["method"]
     ]
     # Of lines of one quality the one with more figures.
     return max(fitting, key=lambda line: (sign * line[part.metric], len(line)), default=None)
+
+
+PEERS = (
+    ("Torch-Pruning, best", "", NONE),
+    ("  best with usual losses", "", OURS),
+    ("  magnitude", "magnitude", NONE),
+    ("  random, best of 3", "random", NONE),
+)
+"""Rows of a table: what they are called, what the method's name holds, and what it does not."""
 
 
 def failures(lines: Iterable[Line]) -> list[str]:

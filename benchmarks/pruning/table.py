@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.pruning.methods import Line, best
+from benchmarks.pruning.methods import PEERS, Line, best
 from benchmarks.pruning.parts import Part, Target, parameters
 
 COLUMNS = (
@@ -52,11 +52,13 @@ def verdict(
         if part.full_quality and "spearman" in own:
             fall = part.full_quality(part.model)["spearman"] - own["spearman"]
             checks.append((f"Spearman falls {fall:.4f} <= {SPEARMAN_FALL}", fall <= SPEARMAN_FALL))
-    for label, family in (("Torch-Pruning's best", ""), ("magnitude's", "magnitude")):
-        found = best(part, target, lines, family)
+    for label, family, without in PEERS[:3]:
+        found = best(part, target, lines, family, without)
         if found:
             theirs, mine = (harm(part, original, line) for line in (found, own))
-            checks.append((f"{mine:.4f} <= half of {label} {theirs:.4f}", mine <= theirs / 2))
+            checks.append(
+                (f"{mine:.4f} <= half of {theirs:.4f}, {label.strip()}", mine <= theirs / 2)
+            )
     if "realised" in own:
         text = f"{own['realised']:.2f} of the operations removed show as time, >= {REALISED}"
         checks.append((text, own["realised"] >= REALISED))
