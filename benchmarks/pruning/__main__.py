@@ -97,7 +97,9 @@ def main() -> None:
         "layers": layers,
         "search": search,
     }
-    parser.add_argument("parts", nargs="*", choices=[*runs, []], help="all without arguments")
+    parser.add_argument(
+        "parts", nargs="*", choices=[*runs, []], metavar="PART", help="all without arguments"
+    )
     parser.add_argument("--fresh", action="store_true", help="run the peers again")
     parser.add_argument("--peers-only", action="store_true", help="leave ZSEI's own side out")
     options = parser.parse_args()
