@@ -32,12 +32,14 @@ def labelled(record: PruneRecord) -> bool:
 
 
 def mark(record: PruneRecord, point: Point) -> str:
-    """What became of a point: the gate's word; empty when it was not tried."""
+    """What became of a point: empty when it was not tried, "too large" when the gate accepted
+    it but the budget asks for less.
+    """
     if point.number not in record.tried:
         return ""
     outcome = record.verdicts[record.tried.index(point.number)].outcome
     if outcome == "accepted" and point.number != record.accepted:
-        return "accepted, but larger than asked for"
+        return "too large"
     return outcome
 
 
@@ -131,7 +133,9 @@ def _curve(record: PruneRecord, console: Console) -> None:
     rows = []
     for point in record.points:
         inside = point.drop <= limit
-        bar = Text("█" * max(0, round(BAR * point.drop / highest)), "green" if inside else "red")
+        bar = Text(
+            "█" * max(0, round(BAR / 2 * point.drop / highest)), "green" if inside else "red"
+        )
         cells: list[Text | str] = [
             f"{'>' if point.number == record.accepted else ' '} {point.number}",
             percent(point.parameters),
@@ -143,7 +147,7 @@ def _curve(record: PruneRecord, console: Console) -> None:
         rows.append(cells)
     loss = ["loss by>"] if with_labels else []
     drop = "score drop>" if with_labels else f"{short(record.metric, 24)}>"
-    titles = ("step>", "parameters>", "operations>", "time>", *loss, drop, "", "gate", "how")
+    titles = ("step>", "params>", "flops>", "time>", *loss, drop, "", "gate", "how")
     plain.table(console, plain.columns(*titles), rows)
     plain.line(console, Text(f"  limit: {number(limit)}", style="dim"))
 

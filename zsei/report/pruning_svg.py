@@ -43,7 +43,9 @@ def curve_svg(record: PruneRecord) -> Markup:
     top = 1.1 * (max(highest, limit) if drawn else highest) or 1.0
     bottom = min([0.0, *losses])
     shares = [share for point in record.points for share in (point.parameters, point.flops)]
-    shares += [found[0] for found in record.latency.values()]
+    # A time whose interval holds 1 says nothing, and would only stretch the axis.
+    clear = {k: r for k, (r, low, high) in record.latency.items() if not low < 1 < high}
+    shares += clear.values()
     most, least = max([1.0, *shares]), min([0.98, *shares])
     least = max(0.0, least - 0.04 * (most - least))
     scale = _Scale(across=(least, most), up=(bottom, top))
@@ -62,8 +64,8 @@ def curve_svg(record: PruneRecord) -> Markup:
         parts.append(f'<polyline class="{name}" points="{line}"/>')
         parts += [_dot(record, name, a, b, p) for a, b, p in places]
     timed = {str(p.number): p for p in ordered}
-    for key, (ratio, _, _) in sorted(record.latency.items()):
-        if key in timed and ratio <= most:
+    for key, ratio in sorted(clear.items()):
+        if key in timed:
             a, b = x(ratio), y(timed[key].drop)
             parts.append(
                 f'<rect class="time" x="{a - 4:.1f}" y="{b - 4:.1f}" width="8" height="8">'
