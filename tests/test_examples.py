@@ -19,6 +19,7 @@ EXPECTED = {
     "06_language.py": ("effective context: ", "final decisions stand"),
     "07_vision.py": ("resolution needed: ", "places"),
     "08_series.py": ("from the leader's past", "useful horizon"),
+    "09_prune.py": ("<- accepted", "parameters became"),
 }
 
 
