@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -193,7 +194,7 @@ def test_looking_ahead_says_what_the_surgery_would_do(tmp_path: Path) -> None:
     assert {one.component for one in taken} <= {"blocks.1.conv1", "blocks.2.conv1"}
     # The oracle counts by hand: a channel of conv1 takes its own filter, its norm's two numbers,
     # and its column of conv2.
-    blocks = dict(model.named_modules())
+    blocks: dict[str, Any] = dict(model.named_modules())
     gone = 0
     for one in taken:
         name = one.component.removesuffix(".conv1")
