@@ -12,6 +12,7 @@ from zsei.pruning.records import Budget, Point, PruneRecord, Taken
 from zsei.records import Measurement, Verdict
 from zsei.report import pruning, pruning_html
 from zsei.report.pruning_svg import curve_svg
+from zsei.settings import LIMITS
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m[bold]'
 
@@ -66,6 +67,18 @@ def test_the_terminal_shows_curve_choice_and_verdict() -> None:
     assert "limit: 0.05" in text
     assert "1,000 parameters became 900" in text
     assert max(len(line) for line in text.splitlines()) <= 100
+
+
+def test_the_limit_is_the_one_the_gate_named() -> None:
+    record = a_record()
+    assert pruning.limit_of(record) == 0.05
+    by_level = record.model_copy(update={"budget": Budget(parameters=0.8)})
+    bound = Measurement(name="divergence", value=0.01, note="limit 0.07", n=64)
+    verdict = record.verdicts[0].model_copy(update={"bounds": (bound,)})
+    named = by_level.model_copy(update={"verdicts": (verdict, record.verdicts[1])})
+    assert pruning.limit_of(named) == 0.07
+    untried = by_level.model_copy(update={"verdicts": (), "tried": ()})
+    assert pruning.limit_of(untried) == LIMITS["channels"]["moderate"][1]
 
 
 def test_a_refused_prune_shows_what_was_tried_last() -> None:

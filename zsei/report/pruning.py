@@ -22,8 +22,11 @@ def limit_of(record: PruneRecord) -> float:
     """What the loss of a point (`Point.drop`) is compared with: the user's limit or the level's."""
     if record.budget.max_drop is not None:
         return record.budget.max_drop
-    drop, divergence = LIMITS["layers"][record.safety]  # type: ignore[index]
-    return drop if labelled(record) else divergence
+    name = "_drop" if labelled(record) else "divergence"
+    bounds = (row for verdict in record.verdicts for row in limits(verdict))
+    said_by_gate = [row.limit for row in bounds if row.bound.name.endswith(name) and row.limit]
+    drop, divergence = LIMITS["channels"][record.safety]  # type: ignore[index]
+    return next(iter(said_by_gate), drop if labelled(record) else divergence)
 
 
 def labelled(record: PruneRecord) -> bool:
