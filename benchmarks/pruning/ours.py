@@ -21,18 +21,18 @@ from benchmarks.pruning.costs import cost
 from benchmarks.pruning.layers import STACKS
 from benchmarks.pruning.parts import PARTS, SENTENCES, Part, Target, parameters
 from zsei.errors import ZseiError
-from zsei.gate.rounds import merge
 from zsei.pruning.allocate import allocate
+from zsei.pruning.layers import without_layers
 from zsei.pruning.measure import reference_of
 from zsei.pruning.prune import prune, prune_settings
 from zsei.pruning.records import Budget
-from zsei.pruning.search import Found, Task, best_repair, measured, scored
+from zsei.pruning.search import best_repair, scored
+from zsei.pruning.task import Found, Task, measured
 from zsei.pruning.walk import Walk, origin, walk
 from zsei.settings import Settings
 from zsei.subject.prepare import prepare
 from zsei.subject.types import UnitKind
 from zsei.surgery.apply import apply_edits
-from zsei.surgery.edits import BypassLayer, Edit
 
 MAX_DROP = 0.1
 """1 - mean cosine that the search may spend."""
@@ -83,23 +83,13 @@ def _prescribed(task: Task, heads: float, neurons: float) -> Found:
     return best_repair(task, found, lambda share, note: None)
 
 
-def without_layers(task: Task, part: Part, count: int) -> nn.Module:
-    """So many layers removed, one after another: each time the one that measures best."""
+def fewer_layers(task: Task, part: Part, count: int) -> nn.Module:
+    """So many layers fewer."""
     del part
-    edits: tuple[Edit, ...] = ()
-    best: Found | None = None
-    for number in range(1, count + 1):
-        gone = {edit.site.component for edit in edits}
-        tried = [
-            measured(task, merge((*edits, BypassLayer(site=site))), number=number,
-                     variant="layers", predicted=0.0)
-            for site in task.subject.anatomy.sites
-            if site.kind == "layer" and site.component not in gone
-        ]  # fmt: skip
-        best = min((one for one in tried if one), key=lambda one: one.point.loss)
-        edits = best.edits
-    assert best is not None
-    return _model(task, best)
+    found = without_layers(task, count)
+    if found is None:
+        raise RuntimeError("No layer can go.")
+    return _model(task, found)
 
 
 def search(part: Part, max_drop: float) -> nn.Module:
@@ -145,7 +135,7 @@ def main() -> None:
             _print(part, target.name, target, make, preparing)
     elif part.name in STACKS:
         for count in (1, 2, 3):
-            _print(part, str(count), None, partial(without_layers, task, part, count), preparing)
+            _print(part, str(count), None, partial(fewer_layers, task, part, count), preparing)
 
 
 def _print(

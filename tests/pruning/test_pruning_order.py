@@ -1,6 +1,7 @@
 """What a unit costs once the others make up for it, by brute force; and what a budget takes."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,9 +40,7 @@ def place_of(units: int, count: int, *, least: int = 1, together: int = 1, kind:
 def evidence_of(x: np.ndarray, metric: np.ndarray, single: np.ndarray) -> PlaceEvidence:
     """What a pass over rows x would say."""
     rows = torch.tensor(x)
-    moments = Moments(
-        rows=len(x), products=rows.T @ rows, total=rows.sum(0), metric=torch.tensor(metric)
-    )
+    moments = Moments(rows=len(x), products=rows.T @ rows, metric=torch.tensor(metric), samples=1)
     return PlaceEvidence(sensitivity=torch.tensor(single), moments=(moments,))
 
 
@@ -175,7 +174,7 @@ def test_sensitivities_and_sums_of_a_pass_are_those_of_one_sample_at_a_time() ->
     assert inner[0].readers[0].weight == "back.weight"
     evidence = gather(found.program, objective, places, found.calibration, draws=64, seed=0)
     own = evidence[places.index(inner[0])]
-    model = found.model
+    model: Any = found.model
     wanted = torch.zeros(8, dtype=torch.float64)
     with torch.no_grad():
         hidden = torch.relu(model.stem(images))
@@ -195,5 +194,5 @@ def test_sensitivities_and_sums_of_a_pass_are_those_of_one_sample_at_a_time() ->
     assert torch.allclose(own.sensitivity, wanted, rtol=0.35)
     moments = own.moments[0]
     assert moments.rows == len(patches)
-    assert torch.allclose(moments.products, (patches.T @ patches).double(), rtol=1e-4, atol=1e-3)
+    assert torch.allclose(moments.products, patches.T @ patches, rtol=1e-4, atol=1e-3)
     assert refused == {} or all(isinstance(reason, str) for reason in refused.values())

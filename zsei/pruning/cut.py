@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from zsei.subject.program import Program
 from zsei.subject.types import Batch
 from zsei.surgery.compensate import RIDGE, compensate
-from zsei.surgery.edits import Edit
+from zsei.surgery.edits import Edit, ReplaceLayer
 from zsei.surgery.program_form import Plan, apply_plan, edit_program, plan_edits
 from zsei.surgery.weights import Weights, put_in_program
 
@@ -18,6 +18,8 @@ REPAIRS: dict[str, tuple[float, float] | None] = {
 }
 """(ridge, share of the drift made up for). With so much ridge nothing but a bias can move. All are
 tried in the end and the one that measures best is kept: repair can hurt."""
+UNCHANGED = 1e12, 0.0
+"""For a cut with maps and no repair: the maps are fitted and no weight moves."""
 FIRST_REPAIR = "least squares"
 
 
@@ -51,10 +53,12 @@ def make_cut(
     plan = plan_edits(original, edits)
     program = apply_plan(original, plan)
     how = REPAIRS[repair]
+    maps = [edit for edit in edits if isinstance(edit, ReplaceLayer)]
     weights: Weights = {}
-    if how is not None:
-        ridge, drift = how
+    if how is not None or maps:
+        ridge, drift = how or UNCHANGED
         weights = compensate(
-            original, program, plan, batches, ridge=ridge, drift=drift, progress=progress
-        )
+            original, program, plan, batches, ridge=ridge, drift=drift, maps=maps,
+            progress=progress,
+        )  # fmt: skip
     return Cut(edits=tuple(edits), weights=weights, program=program, plan=plan, repair=repair)

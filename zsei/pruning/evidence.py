@@ -4,7 +4,7 @@ Letters: n sample, r row (token or position), o output of a reader, i input of i
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -22,15 +22,21 @@ from zsei.trace.responses import attribution
 
 @dataclass(kw_only=True)
 class Moments:
-    """Sums over the rows of one reader."""
+    """Sums over the rows of one reader, in single precision: they order units, no more."""
 
-    rows: int = 0
-    products: Tensor = field(default_factory=lambda: torch.zeros(()))
+    rows: int
+    products: Tensor
     """Σ_r x xᵀ, [i, i]."""
-    total: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Σ_r x, [i]."""
-    metric: Tensor = field(default_factory=lambda: torch.zeros(()))
-    """Mean over samples and probes of Σ_r g gᵀ, [o, o], g the gradient of a probe of the output."""
+    metric: Tensor
+    """Mean over probes of Σ_r g gᵀ, [o, o], g the gradient of a probe of the output."""
+    samples: int
+
+    def add(self, x: Tensor, metric: Tensor, samples: int) -> None:
+        """Take in the rows x [r, i] of further samples, without a second matrix beside the sum."""
+        self.rows += len(x)
+        self.samples += samples
+        self.products.addmm_(x.T, x)
+        self.metric += metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +55,10 @@ class PlaceEvidence:
 class _Seen:
     """What one batch adds."""
 
+    samples: int
     squares: list[Tensor]
-    moments: list[Moments]
+    rows: dict[str, tuple[Tensor, Tensor]]
+    """Reader -> (rows [r, i], metric of these samples [o, o])."""
 
 
 def gather(
@@ -83,7 +91,7 @@ def gather(
         draws=draws,
     )
     sums = [torch.zeros(place.left.site.units, dtype=torch.float64) for place in places]
-    found = {name: Moments() for name in look.readers}
+    found: dict[str, Moments] = {}
     samples = sum(batch.size for batch in batches)
     # As many batches at a time as there are threads, added in order: sums do not depend on it.
     size = torch.get_num_threads()
@@ -92,11 +100,13 @@ def gather(
         for part in side_by_side(lambda i: look.of(batches[i], seed + i), some):
             for total, square in zip(sums, part.squares, strict=True):
                 total += square
-            for moment, new in zip(found.values(), part.moments, strict=True):
-                moment.rows += new.rows
-                moment.products = moment.products + new.products.double()
-                moment.total = moment.total + new.total.double()
-                moment.metric = moment.metric + new.metric.double() / samples
+            for name, (x, metric) in part.rows.items():
+                if name not in found:
+                    found[name] = Moments(
+                        rows=0, samples=0, products=x.new_zeros(x.shape[1], x.shape[1]),
+                        metric=torch.zeros_like(metric),
+                    )  # fmt: skip
+                found[name].add(x, metric, part.samples)
         progress(some[-1] / len(batches))
     return [
         PlaceEvidence(
@@ -140,13 +150,12 @@ class _Pass:
                 if slope is not None:
                     rows = rows_written(slope, self.nodes[name])
                     metrics[name] = metrics.get(name, 0) + rows.T @ rows / self.draws
-        moments = []
+        seen: dict[str, tuple[Tensor, Tensor]] = {}
         for name, reader in self.readers.items():
             x = real_rows(rows_read(self.nodes[name])(alive[reader.source].detach()), batch)
             width = rows_written(alive[name].detach(), self.nodes[name]).shape[1]
-            metric = metrics.get(name, torch.zeros(width, width))
-            moments.append(Moments(rows=len(x), products=x.T @ x, total=x.sum(0), metric=metric))
-        return _Seen(squares=[square.sum(0) for square in squares], moments=moments)
+            seen[name] = x, metrics.get(name, torch.zeros(width, width))
+        return _Seen(samples=batch.size, squares=[square.sum(0) for square in squares], rows=seen)
 
     def _taped(self) -> set[str]:
         return {place.left.site.node for place in self.places} | set(self.readers)

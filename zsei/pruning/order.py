@@ -79,7 +79,10 @@ def removal_curve(place: Place, evidence: PlaceEvidence, weights: Sequence[Tenso
 
 
 class _Part:
-    """One reader while its inputs are taken away: M^½ W [o, i] and H⁻¹ [i, i]."""
+    """One reader while its inputs are taken away: M^½ W [o, i] and H⁻¹ [i, i].
+
+    Inverted in double precision; the damping keeps the updates safe in single precision.
+    """
 
     def __init__(self, weight: Tensor, inverse: Tensor, start: int, count: int):
         self.weight, self.inverse, self.start, self.count = weight, inverse, start, count
@@ -88,16 +91,18 @@ class _Part:
     @classmethod
     def of(cls, moments: Moments, weight: Tensor, start: int, count: int, groups: int) -> "_Part":
         """A reader from the sums of a pass."""
-        covariance = moments.products / max(moments.rows, 1)
-        scale = float(covariance.diagonal().mean().clamp_min(1e-30))
-        damped = covariance + DAMPING * scale * torch.eye(len(covariance), dtype=torch.float64)
-        values, vectors = torch.linalg.eigh(moments.metric)
+        damped = moments.products.double() / max(moments.rows, 1)
+        damped.diagonal().add_(DAMPING * float(damped.diagonal().mean().clamp_min(1e-30)))
+        values, vectors = torch.linalg.eigh(moments.metric.double() / max(moments.samples, 1))
         root = values.clamp_min(0).sqrt()[:, None] * vectors.T
-        part = cls(root @ weight, torch.linalg.inv(damped), start, count)
+        part = cls(root @ weight, damped, start, count)
         inside = part.inputs(torch.arange(groups))
         blocks = damped[inside[:, :, None], inside[:, None, :]]
         own = part.weight[:, inside].permute(1, 0, 2)
         part.uncompensated = float(((own @ blocks) * own).sum()) / 2
+        # Symmetric and positive: by its Cholesky factor, in half the time of a plain inverse.
+        part.inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped)).float()
+        part.weight = part.weight.float()
         return part
 
     def inputs(self, groups: Tensor) -> Tensor:
@@ -118,8 +123,8 @@ class _Part:
         """Take groups away, the others making up for them."""
         gone = self.inputs(groups).flatten()
         makes_up = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])
-        self.weight = self.weight - self.weight[:, gone] @ makes_up
-        self.inverse = self.inverse - self.inverse[:, gone] @ makes_up
+        self.weight -= self.weight[:, gone] @ makes_up
+        self.inverse -= self.inverse[:, gone] @ makes_up
         self.weight[:, gone] = 0
         self.inverse[gone, :] = 0
         self.inverse[:, gone] = 0

@@ -10,7 +10,7 @@ from zsei.subject.program import Program
 from zsei.subject.reading import shape
 from zsei.subject.types import Anatomy, Site
 from zsei.surgery.edits import RemoveUnits
-from zsei.surgery.program_form import Plan, apply_plan, plan_edits
+from zsei.surgery.program_form import Plan, plan_edits
 from zsei.surgery.readers import Reader, find_readers
 
 
@@ -112,7 +112,7 @@ def find_places(
         taken.add(cut)
         if kept:
             continue
-        readers, missed = find_readers(apply_plan(program, plan), plan.group.parameters)
+        readers, missed = find_readers(program, plan.group.parameters)
         inputs = [_columns(plan, reader) for reader in readers]
         kernels = [prod(shape(program.node(r.weight_node))[2:]) for r in readers]
         whole = not missed and all(

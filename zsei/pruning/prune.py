@@ -18,7 +18,7 @@ from zsei.gate.sandbox import Trial, try_edits, verify_unchanged
 from zsei.pruning.measure import reference_of
 from zsei.pruning.records import Budget, Point, PruneKind, PruneRecord
 from zsei.pruning.resume import Kept
-from zsei.pruning.search import Found, Task
+from zsei.pruning.task import Found, Task
 from zsei.pruning.walk import Walk, again, kept_by, origin, walk
 from zsei.records import Proposal, Verdict, digest
 from zsei.settings import Settings
@@ -125,16 +125,16 @@ def task_of(
         UsageError: An unknown kind, or a component that the model has not.
         DataError: Too few samples to part them.
     """
-    if subject.program is None:
-        raise ModelError(
-            "Pruning works on the exported program, and this model could not be exported: "
-            f"{' '.join(subject.notes)}"
-        )
     wrong = [kind for kind in kinds if kind not in ALL_KINDS]
     if wrong or not kinds:
         raise UsageError(
             f"What may go is one or more of {', '.join(ALL_KINDS)}; got "
             f"{', '.join(wrong) or 'none'}."
+        )
+    if subject.program is None:
+        raise ModelError(
+            "Pruning works on the exported program, and this model could not be exported: "
+            f"{' '.join(subject.notes)}"
         )
     batches = subject.calibration
     aside = max(1, len(batches) // CHOOSING)

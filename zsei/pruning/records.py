@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from zsei.errors import SurgeryRefused
 from zsei.records import Measurement, Record, Verdict
 from zsei.subject.types import Anatomy
-from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
+from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits, ReplaceLayer
 
 PruneKind = Literal["heads", "neurons", "channels", "layers"]
 
@@ -55,6 +55,8 @@ class Taken(Record):
     kind: Literal["head", "neuron", "channel", "layer"]
     units: tuple[int, ...] | None
     """None: the whole layer."""
+    instead: Literal["", "linear", "convolution"] = ""
+    """What stands in a layer's place; empty: nothing."""
     of: int = 1
     """Units that the original has there."""
 
@@ -164,6 +166,10 @@ def edits_of(taken: Iterable[Taken], anatomy: Anatomy) -> tuple[Edit, ...]:
                 f"The cut takes {one.kind}s of `{one.component}`, which this model has not; is it "
                 f"the model the cut was made for?"
             )
-        whole = one.units is None
-        found.append(BypassLayer(site=site) if whole else RemoveUnits(site=site, units=one.units))  # type: ignore[arg-type]
+        if one.units is not None:
+            found.append(RemoveUnits(site=site, units=one.units))
+        elif one.instead:
+            found.append(ReplaceLayer(site=site, form=one.instead))
+        else:
+            found.append(BypassLayer(site=site))
     return tuple(found)

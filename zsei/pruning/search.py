@@ -6,26 +6,22 @@ kept. What units cost changes as others go: that is why there are steps.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 from zsei.errors import SurgeryRefused
-from zsei.gate.cost import measure_cost, parameter_targets
-from zsei.gate.quality import Reference
-from zsei.gate.rounds import merge
+from zsei.gate.cost import measure_cost
 from zsei.pruning.allocate import Saving, allocate, joined
-from zsei.pruning.cut import FIRST_REPAIR, REPAIRS, Cut, make_cut
+from zsei.pruning.cut import REPAIRS
 from zsei.pruning.evidence import gather
-from zsei.pruning.measure import merit_of
+from zsei.pruning.layers import layer_options
 from zsei.pruning.order import Curve, removal_curve
 from zsei.pruning.places import find_places, sites_left
-from zsei.pruning.records import Point, PruneKind, taken_of
-from zsei.pruning.spared import spared_components
-from zsei.settings import Settings
+from zsei.pruning.records import PruneKind
+from zsei.pruning.task import Found, Task, measured
 from zsei.subject.program import Program
-from zsei.subject.types import Batch, Site, Subject, UnitKind
+from zsei.subject.types import UnitKind
 from zsei.surgery.calls import tensor_of
-from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
+from zsei.surgery.edits import Edit, RemoveUnits
 from zsei.surgery.program_form import plan_edits
 
 KINDS: dict[PruneKind, UnitKind] = {"heads": "head", "neurons": "neuron", "channels": "channel"}
@@ -39,48 +35,6 @@ DRAWS = 2
 """Random directions of the output per batch; the sums run over hundreds of samples."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Task:
-    """What is searched, and on which samples."""
-
-    subject: Subject
-    fit: tuple[Batch, ...]
-    """Score and repair."""
-    choose: Reference
-    """Decide between cuts; no part of `fit`, and not what the gate judges on."""
-    kinds: tuple[PruneKind, ...]
-    settings: Settings
-    keep: tuple[str, ...] = ()
-    """Components, as the user names them, at which nothing goes."""
-    only: tuple[str, ...] = ()
-    """Components, as the user names them, outside of which nothing goes; empty: anywhere."""
-
-    @cached_property
-    def spared(self) -> frozenset[str]:
-        """Ids of the components at which nothing goes."""
-        return spared_components(self.subject.anatomy, self.keep, self.only)
-
-    @property
-    def original(self) -> Program:
-        """The program before any cut."""
-        assert self.subject.program is not None
-        return self.subject.program
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Found:
-    """A measured cut."""
-
-    point: Point
-    cut: Cut | None
-    """None for the original itself."""
-
-    @property
-    def edits(self) -> tuple[Edit, ...]:
-        """All edits since the original."""
-        return () if self.cut is None else self.cut.edits
-
-
 def scored(
     task: Task, edits: Sequence[Edit], program: Program, progress: Callable[[float], None]
 ) -> tuple[list[Curve], dict[str, str]]:
@@ -89,6 +43,8 @@ def scored(
     wanted = {KINDS[kind] for kind in task.kinds if kind in KINDS}
     left = [own for own in sites_left(task.subject.anatomy, units) if own.site.kind in wanted]
     places, refused = find_places(program, left, task.settings, task.spared)
+    if not places:
+        return [], refused
     evidence = gather(
         program, task.subject.objective, places, task.fit, draws=DRAWS, seed=task.settings.seed,
         progress=progress,
@@ -142,35 +98,6 @@ def step(
     return min(tried.values(), key=lambda found: found.point.loss, default=None), refused
 
 
-def measured(
-    task: Task, edits: Sequence[Edit], *, number: int, variant: str, predicted: float,
-    repair: str = FIRST_REPAIR,
-) -> Found | None:  # fmt: skip
-    """Carry out a cut and measure it; None when it is refused or gives no numbers."""
-    try:
-        cut = make_cut(task.original, edits, task.fit, repair)
-    except SurgeryRefused:
-        return None
-    merit = merit_of(cut.program, task.subject, task.choose)
-    if not merit.measured:
-        return None
-    before = measure_cost(task.original)
-    after = measure_cost(cut.program, parameter_targets(task.original))
-    point = Point(
-        number=number,
-        variant=variant,
-        repair=repair,
-        taken=taken_of(edits),
-        parameters=after.parameters / max(before.parameters, 1),
-        flops=after.flops / max(before.flops, 1),
-        predicted=predicted,
-        loss=merit.loss,
-        drop=merit.drop,
-        measured=merit.measured,
-    )
-    return Found(point=point, cut=cut)
-
-
 def best_repair(task: Task, found: Found, progress: Callable[[float, str], None]) -> Found:
     """The same cut with the repair that measures best."""
     all_of_them = [found]
@@ -207,17 +134,15 @@ def _options(
         if dearer and (len(kinds) < 2 or "head" not in kinds):
             continue
         yield name, *_until(task, edits, [_priced(c, dearer) for c in curves], goal, done, saving)
-    for layer in _removable_layers(task, edits):
-        bypassed = merge((*edits, BypassLayer(site=layer)))
-        name = layer.component
-        rest = [c for c in curves if not _inside(c.place.left.site.component, name)]
+    for name, with_layer in layer_options(task, edits):
+        component = with_layer[-1].site.component
+        rest = [c for c in curves if not _inside(c.place.left.site.component, component)]
         try:
-            with_layer = _saved(task, bypassed, saving)
+            saved = _saved(task, with_layer, saving)
         except SurgeryRefused:
             continue
-        if with_layer < 1.1 * goal:
-            more = _until(task, bypassed, rest, goal, with_layer, saving)
-            yield f"without {name}", *more
+        if saved < 1.1 * goal:
+            yield name, *_until(task, with_layer, rest, goal, saved, saving)
 
 
 def _until(
@@ -260,28 +185,6 @@ def _saved(task: Task, edits: Sequence[Edit], saving: Saving) -> float:
 def _priced(curve: Curve, dearer: dict[UnitKind, float]) -> Curve:
     factor = dearer.get(curve.place.left.site.kind, 1.0)
     return replace(curve, costs=tuple(cost * factor for cost in curve.costs))
-
-
-def _removable_layers(task: Task, edits: Sequence[Edit]) -> list[Site]:
-    """The layer that may still go and whose bypass measures best; none when no layer may."""
-    if "layers" not in task.kinds:
-        return []
-    anatomy = task.subject.anatomy
-    gone = {edit.site.component for edit in edits if isinstance(edit, BypassLayer)}
-    total = sum(component.kind == "layer" for component in anatomy.components)
-    if len(gone) + 1 > task.settings.max_layer_share * total + 1e-9:
-        return []
-    losses = []
-    for site in anatomy.sites:
-        if site.kind != "layer" or site.component in gone | task.spared:
-            continue
-        try:
-            cut = make_cut(task.original, merge((*edits, BypassLayer(site=site))), (), "none")
-        except SurgeryRefused:
-            continue
-        loss = merit_of(cut.program, task.subject, task.choose).loss
-        losses.append((loss, site.component, site))
-    return [min(losses)[2]] if losses else []
 
 
 def _inside(component: str, layer: str) -> bool:

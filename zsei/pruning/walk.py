@@ -8,7 +8,8 @@ from zsei.pruning.allocate import Saving
 from zsei.pruning.cut import make_cut
 from zsei.pruning.measure import merit_of
 from zsei.pruning.records import Budget, Point, edits_of
-from zsei.pruning.search import Found, Task, best_repair, step
+from zsei.pruning.search import best_repair, step
+from zsei.pruning.task import Found, Task
 
 STEPS = 4
 """Steps to a given size; more cost time and gain little."""

@@ -16,9 +16,11 @@ from torch import Tensor, fx
 
 from zsei.subject.program import Program
 from zsei.subject.types import Batch
+from zsei.surgery.edits import ReplaceLayer
 from zsei.surgery.least_squares import LeastSquares
 from zsei.surgery.program_form import Plan
-from zsei.surgery.readers import Reader, find_readers
+from zsei.surgery.readers import Reader, find_maps, find_readers
+from zsei.surgery.replace_layer import map_names
 from zsei.surgery.resize import keep
 from zsei.surgery.rows import real_rows, rows_read, rows_written
 from zsei.surgery.weights import Weights, put_in_program
@@ -27,6 +29,8 @@ from zsei.trace.parallel import side_by_side
 
 RIDGE = 0.1
 """Pull towards the weights as they were, in units of the mean variance of an input."""
+MAP_RIDGE = 1e-3
+"""The same for a map in a layer's place, towards the identity, which it is far from."""
 
 
 def compensate(
@@ -37,6 +41,7 @@ def compensate(
     *,
     ridge: float = RIDGE,
     drift: float = 1.0,
+    maps: Sequence[ReplaceLayer] = (),
     progress: Callable[[float], None] = lambda share: None,
 ) -> Weights:
     """New values for the weights that lost inputs; `edited` is one of our own copies and gets them.
@@ -51,6 +56,7 @@ def compensate(
         batches: Calibration data.
         ridge: See `LeastSquares.solve`.
         drift: Share of the residual stream's drift that each reader makes up for, 0 to 1.
+        maps: Layers of the plan that a map replaces; their values are fitted in their turn.
         progress: Called with the share done.
 
     Misleads when: the rows are few against the inputs (the fit then follows noise; `ridge` holds
@@ -60,6 +66,8 @@ def compensate(
     before = ProgramEngine(original)
     after = ProgramEngine(edited)
     readers, _ = find_readers(edited, plan.group.parameters)
+    readers += find_maps(edited, [map_names(edit)[0] for edit in maps])
+    readers.sort(key=lambda reader: after.position[reader.node])
     states = [(before.start(batch), after.start(batch)) for batch in batches]
     found: dict[str, Tensor] = {}
     done = 0, 0
@@ -70,6 +78,11 @@ def compensate(
         )  # fmt: skip
         weight = after.constants[reader.weight_node]
         prior = weight.T if reader.transposed else weight.flatten(1)
+        strength = ridge
+        if reader.fresh:
+            strength = MAP_RIDGE
+            square = prior.shape[0] == prior.shape[1]
+            prior = torch.eye(len(prior)) if square else torch.zeros_like(prior)
         fit = LeastSquares(prior.shape[1], prior.shape[0])
         # As many batches at a time as there are threads, added in order: sums do not depend on it.
         size = torch.get_num_threads()
@@ -77,7 +90,7 @@ def compensate(
             some = range(first, min(first + size, len(batches)))
             for x, y in side_by_side(lambda i, way=way: way.rows(batches[i], *states[i]), some):
                 fit.add(x, y)
-        solved, bias = fit.solve(prior, ridge=ridge, intercept=reader.bias is not None)
+        solved, bias = fit.solve(prior, ridge=strength, intercept=reader.bias is not None)
         new = {reader.weight: (solved.T if reader.transposed else solved).reshape(weight.shape)}
         if reader.bias is not None and bias is not None:
             new[reader.bias] = bias

@@ -1,7 +1,7 @@
 """What reads the units that were cut: the calls whose weights can make up for them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import fx
 
@@ -34,6 +34,9 @@ class Reader:
     """The residual sum it writes into, where there is one."""
     skip: str | None
     """What else enters that sum."""
+    fresh: bool = False
+    """Whether it is new, in a layer's place: its weight then starts from the identity, not from
+    what it is."""
 
 
 def find_readers(program: Program, cut: Cuts) -> tuple[list[Reader], int]:
@@ -56,6 +59,20 @@ def find_readers(program: Program, cut: Cuts) -> tuple[list[Reader], int]:
         missed += reader is None
         found += [] if reader is None else [reader]
     return found, missed
+
+
+def find_maps(program: Program, names: Iterable[str]) -> list[Reader]:
+    """The maps that stand in the place of layers, by the names of their weights.
+
+    What such a map should give is what the layer gave, residual stream and all.
+    """
+    wanted = set(names)
+    found: list[Reader] = []
+    for node in program.graph_module.graph.nodes:
+        given = _weighted(node)
+        reader = _reader(node, *given) if given and _name(given[1]) in wanted else None
+        found += [] if reader is None else [replace(reader, join=None, skip=None, fresh=True)]
+    return found
 
 
 def _name(weight: fx.Node) -> str:
