@@ -98,7 +98,8 @@ def _weighted(node: fx.Node) -> tuple[fx.Node, fx.Node, bool] | None:
 def _reader(node: fx.Node, source: fx.Node, weight: fx.Node, turned: bool) -> Reader | None:
     name = operation(node)
     given = arguments(node)
-    private = len(weight.users) == 1 and all(len(user.users) == 1 for user in weight.users)
+    turns = [user for user in weight.users if user is not node]
+    private = len(weight.users) == 1 and all(len(turn.users) == 1 for turn in turns)
     spread = "transpose" in name or given.get("transposed") or given.get("groups", 1) != 1
     if not private or spread or len(shape(weight)) not in (2, 4):
         return None
