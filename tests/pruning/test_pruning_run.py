@@ -241,7 +241,7 @@ def test_a_budget_that_is_none_is_refused(given: dict[str, float], says: str) ->
 def test_kinds_are_words() -> None:
     assert kinds_of("layers, heads") == ("heads", "layers")
     for wrong in ("", "heads,tails"):
-        with pytest.raises(UsageError, match="heads, neurons, channels, layers"):
+        with pytest.raises(UsageError, match="heads, neurons, channels, experts, layers"):
             kinds_of(wrong)
     with pytest.raises(UsageError, match="tails"):
         prune_module.task_of(None, ["tails"], Settings())  # type: ignore[arg-type,list-item]

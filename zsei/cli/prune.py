@@ -42,8 +42,8 @@ def prune(
     ] = None,
     objective: Annotated[Objective, typer.Option(help="What the model is there to do.")] = "auto",
     kinds: Annotated[
-        str, typer.Option(help="What may go, of heads, neurons, channels, layers.")
-    ] = "heads,neurons,channels,layers",
+        str, typer.Option(help="What may go, of heads, neurons, channels, experts, layers.")
+    ] = "heads,neurons,channels,experts,layers",
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="COMPONENT", help="Never cut there; may be given several times."),

@@ -34,6 +34,9 @@ class Cut:
     kind: EditKind
     units: int
     removed: int
+    experts: bool = False
+    """Experts are judged by the limits of channels, but how many must stay is the router's to say:
+    surgery refuses fewer than each token is sent to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +120,12 @@ def measure_size(edits: Sequence[Edit], anatomy: Anatomy) -> Size:
             bypassed.add(key)
     return Size(
         cuts=tuple(
-            Cut(kind=_KINDS[key[1]], units=units[key], removed=len(taken[key]))
+            Cut(
+                kind=_KINDS[key[1]],
+                units=units[key],
+                removed=len(taken[key]),
+                experts=key[1] == "expert",
+            )
             for key in sorted(taken)
         ),
         layers=sum(component.kind == "layer" for component in anatomy.components),

@@ -63,7 +63,7 @@ def _size(case: Case) -> tuple[Answer, str]:
     least = {"heads": settings.min_heads, "channels": settings.min_channels, "layers": 1}
     for cut in size.cuts:
         left = cut.units - cut.removed
-        if left < least[cut.kind]:
+        if left < (1 if cut.experts else least[cut.kind]):
             return "failed", (
                 f"{left} of {cut.units} {cut.kind} would be left and at least "
                 f"{least[cut.kind]} must be (setting min_{cut.kind})"

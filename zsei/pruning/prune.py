@@ -27,14 +27,14 @@ from zsei.subject.seeded import seeded
 from zsei.subject.types import Batch, Subject
 from zsei.surgery.apply import EditedModel, apply_edits
 
-ALL_KINDS: tuple[PruneKind, ...] = ("heads", "neurons", "channels", "layers")
+ALL_KINDS: tuple[PruneKind, ...] = ("heads", "neurons", "channels", "experts", "layers")
 SAMPLES = 1024
 """Samples when no settings say otherwise: half fit and choose, half judge."""
 BATCH = 32
 CHOOSING = 4
 """One of so many calibration batches is set aside for choosing between cuts."""
 SMALLER = 3
-"""Smaller cuts that go before the gate when the one that was asked for is refused."""
+"""Smaller cuts, at most, that go before the gate when the one asked for is refused."""
 SHARES = {"prepare": 0.1, "search": 0.7, "gate": 0.15, "apply": 0.05}
 
 
@@ -98,9 +98,8 @@ def prune(
         with clock.stage("gate") as report:
             trials = list(_judge(task, budget, way, report))
         verify_unchanged(subject)
-        accepted = next(
-            (f for f, verdict in trials if verdict.outcome == "accepted" and _fits(f, way)), None
-        )
+        fitting = [f for f, verdict in trials if verdict.outcome == "accepted" and _fits(f, way)]
+        accepted = min(fitting, key=lambda found: found.point.parameters, default=None)
         with clock.stage("apply"):
             edited = None
             if accepted is not None and accepted.cut is not None:
@@ -183,19 +182,29 @@ def _search(task: Task, budget: Budget, report: Callable[..., None]) -> tuple[Wa
 def _judge(
     task: Task, budget: Budget, way: Walk, report: Callable[..., None]
 ) -> list[tuple[Found, Verdict]]:
-    """The last cut before the gate; when it is refused, smaller ones, largest first."""
+    """The last cut before the gate; when it is refused, the largest smaller one that is not.
+
+    A refusal halves the cuts that are left, on the side where the gate may still say yes.
+    """
     if way.last.cut is None:
         return []
     baseline = measure_baseline(task.subject, task.settings)
+    cuts = way.found[1:]
     found: list[tuple[Found, Verdict]] = []
-    smaller = [one for one in reversed(way.found[1:-1])][:: max(1, (len(way.found) - 2) // SMALLER)]
-    for number, one in enumerate((way.last, *smaller[:SMALLER])):
-        report(number / (SMALLER + 1), f"cut {one.point.number}")
+    low, high, place = 0, len(cuts) - 1, len(cuts) - 1
+    while low <= high and len(found) <= SMALLER:
+        one = cuts[place]
+        report(len(found) / (SMALLER + 1), f"cut {one.point.number}")
         whole = one if one.cut is not None else again(task, one.point)
         verdict = _decide(task, budget, whole, baseline, way)
         found.append((whole, verdict))
-        if verdict.outcome in ("accepted", "failed"):
+        if verdict.outcome == "failed":
             break
+        if verdict.outcome == "accepted":
+            low = place + 1
+        else:
+            high = place - 1
+        place = (low + high + 1) // 2
     return found
 
 
@@ -285,7 +294,10 @@ def _record(
 
 def _advice(trials: Sequence[tuple[Found, Verdict]], way: Walk) -> str:
     """What could be done instead, where nothing fits."""
-    smaller = [found.point for found, verdict in trials if verdict.outcome == "accepted"]
+    smaller = sorted(
+        (found.point for found, verdict in trials if verdict.outcome == "accepted"),
+        key=lambda point: point.parameters,
+    )
     if not trials:
         return f"Nothing is changed: there is no unit to cut; what there is {kept_by(way.task)}."
     if not smaller:

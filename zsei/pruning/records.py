@@ -10,7 +10,7 @@ from zsei.records import Measurement, Record, Verdict
 from zsei.subject.types import Anatomy
 from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits, ReplaceLayer
 
-PruneKind = Literal["heads", "neurons", "channels", "layers"]
+PruneKind = Literal["heads", "neurons", "channels", "experts", "layers"]
 
 
 class Budget(Record):
@@ -52,7 +52,7 @@ class Taken(Record):
     """What goes at one component."""
 
     component: str
-    kind: Literal["head", "neuron", "channel", "layer"]
+    kind: Literal["head", "neuron", "channel", "expert", "layer"]
     units: tuple[int, ...] | None
     """None: the whole layer."""
     instead: Literal["", "linear", "convolution"] = ""
@@ -147,8 +147,15 @@ def taken_of(edits: Iterable[Edit]) -> tuple[Taken, ...]:
     found = []
     for edit in edits:
         units = edit.units if isinstance(edit, RemoveUnits) else None
-        kind, of = edit.site.kind, 1 if units is None else edit.site.units
-        found.append(Taken(component=edit.site.component, kind=kind, units=units, of=of))  # type: ignore[arg-type]
+        found.append(
+            Taken(
+                component=edit.site.component,
+                kind=edit.site.kind,  # type: ignore[arg-type]
+                units=units,
+                instead=edit.form if isinstance(edit, ReplaceLayer) else "",
+                of=1 if units is None else edit.site.units,
+            )
+        )
     return tuple(sorted(found, key=lambda taken: (taken.component, taken.kind)))
 
 

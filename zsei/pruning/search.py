@@ -13,6 +13,7 @@ from zsei.gate.cost import measure_cost
 from zsei.pruning.allocate import Saving, allocate, joined
 from zsei.pruning.cut import REPAIRS
 from zsei.pruning.evidence import gather
+from zsei.pruning.experts import expert_curves
 from zsei.pruning.layers import layer_options
 from zsei.pruning.order import Curve, removal_curve
 from zsei.pruning.places import find_places, sites_left
@@ -43,14 +44,17 @@ def scored(
     wanted = {KINDS[kind] for kind in task.kinds if kind in KINDS}
     left = [own for own in sites_left(task.subject.anatomy, units) if own.site.kind in wanted]
     places, refused = find_places(program, left, task.settings, task.spared)
+    curves: list[Curve] = []
+    if "experts" in task.kinds:
+        curves, others = expert_curves(task, edits)
+        refused |= others
     if not places:
-        return [], refused
+        return curves, refused
     evidence = gather(
         program, task.subject.objective, places, task.fit, draws=DRAWS, seed=task.settings.seed,
         progress=progress,
     )  # fmt: skip
     nodes = {node.name: node for node in program.graph_module.graph.nodes}
-    curves = []
     for place, own in zip(places, evidence, strict=True):
         weights = []
         for reader in place.readers:

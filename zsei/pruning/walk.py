@@ -13,7 +13,7 @@ from zsei.pruning.task import Found, Task
 
 STEPS = 4
 """Steps to a given size; more cost time and gain little."""
-FINER = 0.9
+FINER = 0.93
 """Where only the loss is bounded, each step leaves this share of what there was."""
 MOST = 20
 """Steps at most where only the loss is bounded."""

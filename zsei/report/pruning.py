@@ -185,7 +185,7 @@ def _taken(taken: Sequence[Taken], console: Console) -> None:
     rows = [
         (
             short(one.component, 34),
-            f"{one.kind}s" if one.kind != "layer" else "layer",
+            _what(one),
             f"{one.count} of {one.of}",
             Text("█" * max(1, round(BAR * one.count / max(one.of, 1))), "cyan"),
         )
@@ -194,6 +194,13 @@ def _taken(taken: Sequence[Taken], console: Console) -> None:
     plain.table(console, plain.columns("component", "kind", "goes>", ""), rows)
     if len(taken) > TAKEN_SHOWN:
         plain.line(console, f"  {len(taken) - TAKEN_SHOWN} more, in --json and prune.html")
+
+
+def _what(one: Taken) -> str:
+    """The kind in words; of a layer also what stands in its place."""
+    if one.kind != "layer":
+        return f"{one.kind}s"
+    return f"layer, now a {one.instead} map" if one.instead else "layer"
 
 
 def _units(taken: Sequence[Taken]) -> int:
