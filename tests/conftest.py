@@ -27,6 +27,19 @@ os.environ |= {
 torch.set_num_threads(1)
 
 
+LONG = (
+    "test_examples.py", "test_pipeline.py", "test_gate_planted.py", "test_surgery_architectures.py",
+    "test_surgery_export.py", "test_pruning_run.py", "test_cli_end_to_end.py",
+)  # fmt: skip
+"""Files that take longest. They go first: a file runs on one core, and the last one alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; all else in its own order."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def seeds() -> None:
     """Every test starts from the same random state."""

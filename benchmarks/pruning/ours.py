@@ -38,6 +38,8 @@ MAX_DROP = 0.1
 """1 - mean cosine that the search may spend."""
 
 
+BATCH = 8
+"""Sentences or images to a batch: what the way back keeps in memory."""
 ASIDE = 8
 """One of so many calibration batches chooses between cuts; the others score and repair."""
 
@@ -45,7 +47,7 @@ ASIDE = 8
 def task_of(part: Part) -> Task:
     """The part's model with all its calibration inputs; the gate, which takes half, is left out."""
     model, data = part.source
-    settings = Settings(samples=SENTENCES, batch_size=32, length=128)
+    settings = Settings(samples=SENTENCES, batch_size=BATCH, length=128)
     subject = prepare(model, data, settings=settings)
     batches = (*subject.calibration, *subject.held_out)
     aside = max(1, len(batches) // ASIDE)

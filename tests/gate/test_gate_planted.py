@@ -24,12 +24,12 @@ from zsei.records import Proposal, Verdict
 PROPOSAL = Proposal.make(strategy="planted", components=())
 EACH = 100
 SUBJECTS: dict[str, tuple[int, Callable[[], Planted]]] = {
-    "classifier": (20, planted_classifier),
-    "cnn": (16, planted_cnn),
+    "classifier": (28, planted_classifier),
+    "cnn": (20, planted_cnn),
     "vit": (20, lambda: planted_transformer("vit", "fidelity")),
     "patchtst": (20, lambda: planted_transformer("patchtst")),
-    "gpt2": (12, lambda: planted_transformer("gpt2")),
-    "llama": (12, lambda: planted_transformer("llama", "fidelity")),
+    "gpt2": (6, lambda: planted_transformer("gpt2")),
+    "llama": (6, lambda: planted_transformer("llama", "fidelity")),
 }
 """Harmful and harmless edits of each subject, and how it is made."""
 

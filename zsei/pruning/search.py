@@ -55,7 +55,8 @@ def scored(
         progress=progress,
     )  # fmt: skip
     nodes = {node.name: node for node in program.graph_module.graph.nodes}
-    for place, own in zip(places, evidence, strict=True):
+    for place in places:
+        own = evidence.pop(0)  # its sums are large, and nobody needs them afterwards
         weights = []
         for reader in place.readers:
             weight = tensor_of(program.graph_module, nodes[reader.weight_node]).detach()
@@ -83,7 +84,8 @@ def step(
         before.cut.program if before.cut else task.original,
         lambda share: progress(0.4 * share, "scoring"),
     )
-    tried: dict[frozenset[Edit], Found] = {}
+    best: Found | None = None
+    tried: set[frozenset[Edit]] = set()
     options = list(_options(task, before, curves, goal, saving))
     for place, (variant, edits, predicted) in enumerate(options):
         progress(0.4 + 0.6 * place / len(options), f"repairing: {variant}")
@@ -97,22 +99,30 @@ def step(
             variant=variant,
             predicted=before.point.predicted + predicted,
         )
-        if found is not None:
-            tried[key] = found
-    return min(tried.values(), key=lambda found: found.point.loss, default=None), refused
+        tried.add(key)
+        best = _better(best, found)
+        del found
+    return best, refused
 
 
 def best_repair(task: Task, found: Found, progress: Callable[[float, str], None]) -> Found:
     """The same cut with the repair that measures best."""
-    all_of_them = [found]
+    best = found
     for place, repair in enumerate(name for name in REPAIRS if name != found.point.repair):
         progress(place / len(REPAIRS), f"repair: {repair}")
         other = measured(
             task, found.edits, number=found.point.number, variant=found.point.variant,
             predicted=found.point.predicted, repair=repair,
         )  # fmt: skip
-        all_of_them += [] if other is None else [other]
-    return min(all_of_them, key=lambda one: one.point.loss)
+        best = _better(best, other) or best
+    return best
+
+
+def _better(best: Found | None, other: Found | None) -> Found | None:
+    """The one that measures better; the other's weights are forgotten at once."""
+    if best is None or other is None:
+        return best or other
+    return other if other.point.loss < best.point.loss else best
 
 
 def foreseen(

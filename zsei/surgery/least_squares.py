@@ -46,13 +46,19 @@ class LeastSquares:
             intercept: Whether a bias is fitted too; without one x and y are not centred.
         """
         count = max(self.rows, 1)
-        xx, yx = self.xx, self.yx
+        # In place from here on: for wide readers these matrices are most of what is in memory.
+        damped, wanted = self.xx.clone(), self.yx.clone()
         if intercept:
-            xx = xx - torch.outer(self.x, self.x) / count
-            yx = yx - torch.outer(self.y, self.x) / count
-        start = prior.double()
-        strength = ridge * float(xx.diagonal().mean().clamp_min(1e-12))
-        damped = xx + strength * torch.eye(len(xx), dtype=torch.float64)
-        weight = torch.linalg.solve(damped, (yx + strength * start).T).T
+            damped.addr_(self.x, self.x, alpha=-1 / count)
+            wanted.addr_(self.y, self.x, alpha=-1 / count)
+        strength = ridge * float(damped.diagonal().mean().clamp_min(1e-12))
+        damped.diagonal().add_(strength)
+        wanted.add_(prior.double(), alpha=strength)
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if int(failed):
+            # Rounding of the rows' products outweighs so small a ridge.
+            weight = torch.linalg.solve(damped, wanted.T).T
+        else:
+            weight = torch.cholesky_solve(wanted.T, factor).T
         bias = (self.y - weight @ self.x) / count if intercept else None
         return weight, bias
