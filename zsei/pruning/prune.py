@@ -30,7 +30,8 @@ from zsei.surgery.apply import EditedModel, apply_edits
 ALL_KINDS: tuple[PruneKind, ...] = ("heads", "neurons", "channels", "experts", "layers")
 SAMPLES = 1024
 """Samples when no settings say otherwise: half fit and choose, half judge."""
-BATCH = 32
+BATCH = 16
+"""Samples to a batch: the way back keeps the values of one batch per thread."""
 CHOOSING = 4
 """One of so many calibration batches is set aside for choosing between cuts."""
 SMALLER = 3
