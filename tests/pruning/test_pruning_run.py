@@ -11,7 +11,7 @@ import pytest
 import torch
 import trained
 
-from zsei.errors import UsageError
+from zsei.errors import ModelError, UsageError
 from zsei.gate import sandbox, trial
 from zsei.gate.cost import measure_cost
 from zsei.pruning import prune as prune_module
@@ -245,3 +245,10 @@ def test_kinds_are_words() -> None:
             kinds_of(wrong)
     with pytest.raises(UsageError, match="tails"):
         prune_module.task_of(None, ["tails"], Settings())  # type: ignore[arg-type,list-item]
+
+
+def test_half_precision_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    model, data = trained.trained_cnn()
+    halves = {"images": data["images"].bfloat16(), "labels": data["labels"]}
+    with pytest.raises(ModelError, match="full precision"):
+        prune(model.bfloat16(), halves, budget=Budget(parameters=0.9), settings=settings(tmp_path))

@@ -26,6 +26,7 @@ from zsei.subject.prepare import prepare
 from zsei.subject.seeded import seeded
 from zsei.subject.types import Batch, Subject
 from zsei.surgery.apply import EditedModel, apply_edits
+from zsei.trace.precision import check_precision
 
 ALL_KINDS: tuple[PruneKind, ...] = ("heads", "neurons", "channels", "experts", "layers")
 SAMPLES = 1024
@@ -121,7 +122,7 @@ def task_of(
     """The search with its samples parted.
 
     Raises:
-        ModelError: The model could not be exported.
+        ModelError: The model could not be exported, or is in half precision.
         UsageError: An unknown kind, or a component that the model has not.
         DataError: Too few samples to part them.
     """
@@ -136,6 +137,7 @@ def task_of(
             "Pruning works on the exported program, and this model could not be exported: "
             f"{' '.join(subject.notes)}"
         )
+    check_precision(subject.model)
     batches = subject.calibration
     aside = max(1, len(batches) // CHOOSING)
     if len(batches) < 2:
