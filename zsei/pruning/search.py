@@ -70,29 +70,33 @@ def scored(
 def step(
     task: Task,
     before: Found,
+    curves: Sequence[Curve],
     goal: float,
     saving: Saving,
     number: int,
     progress: Callable[[float, str], None],
-) -> tuple[Found | None, dict[str, str]]:
+) -> Found | None:
     """The best of several cuts that save the share `goal`, going on from `before`.
 
+    Args:
+        task: What is searched.
+        before: The cut to go on from.
+        curves: What `scored` says of it.
+        goal: Share of the original to save.
+        saving: Of what.
+        number: Of the step.
+        progress: Called with the share done and what is being done.
+
     Returns:
-        None when nothing more can go; and why places were refused.
+        None when nothing more can go.
     """
-    curves, refused = scored(
-        task,
-        before.edits,
-        before.cut.program if before.cut else task.original,
-        lambda share: progress(0.4 * share, "scoring"),
-    )
     best: Found | None = None
     tried: set[frozenset[Edit]] = set()
     options = list(_options(task, before, curves, goal, saving))
     # Where there is much to fit on, a part of it tells one allocation from another.
     some = replace(task, fit=task.fit[::PART]) if len(task.fit) >= 3 * PART else task
     for place, (variant, edits, predicted) in enumerate(options):
-        progress(0.4 + 0.5 * place / len(options), f"repairing: {variant}")
+        progress(0.8 * place / len(options), f"repairing: {variant}")
         key = frozenset(edits)
         if key in tried or not edits or key == frozenset(before.edits):
             continue
@@ -107,7 +111,7 @@ def step(
         best = measured(
             task, best.edits, number=number, variant=point.variant, predicted=point.predicted
         ) or best  # fmt: skip
-    return best, refused
+    return best
 
 
 def best_repair(task: Task, found: Found, progress: Callable[[float, str], None]) -> Found:

@@ -1,15 +1,17 @@
 """Which sizes the search goes through: down to a given size, or as far as the loss allows."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from zsei.gate.latency import measure_latency
 from zsei.pruning.allocate import Saving
 from zsei.pruning.cut import make_cut
 from zsei.pruning.measure import merit_of
+from zsei.pruning.order import Curve
 from zsei.pruning.records import Budget, Point, edits_of
-from zsei.pruning.search import best_repair, step
+from zsei.pruning.search import best_repair, scored, step
 from zsei.pruning.task import Found, Task
+from zsei.surgery.edits import Edit
 
 STEPS = 4
 """Steps to a given size; more cost time and gain little."""
@@ -47,6 +49,8 @@ class Walk:
     known: list[Point] = field(default_factory=list)
     """Points of the steps an interrupted search took, first first; they are taken again."""
 
+    scores: tuple[frozenset[Edit], list[Curve]] | None = None
+    """What was scored last: a step that is halved goes on from the same place."""
     resumed: int = 0
     """How many there were."""
 
@@ -162,12 +166,26 @@ def _one(way: Walk, goal: float, saving: Saving, begin: float, part: float) -> b
     def report(share: float, words: str) -> None:
         way.progress(begin + part * share, f"step {number}, {words}")
 
-    found, refused = step(way.task, way.last, goal, saving, number, report)
-    way.refused |= refused
+    before = way.last
+    key = frozenset(before.edits)
+    if way.scores is None or way.scores[0] != key:
+        program = before.cut.program if before.cut else way.task.original
+        curves, refused = scored(
+            way.task, before.edits, program, lambda share: report(0.4 * share, "scoring")
+        )
+        way.scores = key, curves
+        way.refused |= refused
+    found = step(
+        way.task, before, way.scores[1], goal, saving, number,
+        lambda share, words: report(0.4 + 0.6 * share, words),
+    )  # fmt: skip
     if found is None:
         return False
     way.found.append(found)
     way.keep(found.point)
+    for place in range(len(way.found) - 2):
+        # Weights of the last two cuts are enough; `again` makes the others from their points.
+        way.found[place] = replace(way.found[place], cut=None)
     return True
 
 
