@@ -157,3 +157,13 @@ def test_the_page_stands_alone_and_runs_nothing(accepted: bool) -> None:
     assert "alert(&#34;x&#34;)" in page
     assert ("Nothing is changed: why." in page) is not accepted
     assert page.count('class="chosen"') == accepted
+
+
+def test_a_smaller_cut_that_was_accepted_is_too_large_only_where_a_size_was_asked_for() -> None:
+    record = a_record()
+    other = record.model_copy(update={"accepted": None})
+    point = other.points[1]
+    assert pruning.mark(other, point) == "accepted"
+    asked = other.model_copy(update={"budget": Budget(parameters=0.5)})
+    assert pruning.mark(asked, point) == "too large"
+    assert pruning.mark(asked, other.points[2]) == "rejected"
