@@ -11,6 +11,7 @@ from zsei.surgery.edits import FactoriseLinear, ReplaceLayer
 from zsei.surgery.factorise import linear_at, linear_of
 from zsei.surgery.least_squares import LeastSquares
 from zsei.surgery.replace_layer import find_ends, rows_of
+from zsei.surgery.rows import real_rows
 from zsei.trace.engine import engine_for
 
 See = Callable[[Mapping[str, Tensor], Batch], None]
@@ -31,12 +32,9 @@ def passed_over(subject: Subject, names: Iterable[str], see: See) -> None:
         see(values, batch)
 
 
-def real_rows(value: Tensor, batch: Batch) -> Tensor:
+def exact_rows(value: Tensor, batch: Batch) -> Tensor:
     """A value [..., c] as rows [r, c] in double precision, without those of padding."""
-    rows = value.flatten(0, -2)
-    if batch.mask is not None and batch.mask.numel() == len(rows):
-        rows = rows[batch.mask.flatten()]
-    return rows.double()
+    return real_rows(value.flatten(0, -2), batch).double()
 
 
 def inputs_of(subject: Subject, edits: Sequence[FactoriseLinear]) -> dict[str, LeastSquares]:
@@ -57,7 +55,7 @@ def inputs_of(subject: Subject, edits: Sequence[FactoriseLinear]) -> dict[str, L
     def see(values: Mapping[str, Tensor], batch: Batch) -> None:
         for name, own in sources.items():
             for source in own:
-                rows = real_rows(values[source], batch)
+                rows = exact_rows(values[source], batch)
                 sums[name].add(rows, rows[:, :0])
 
     passed_over(subject, (name for own in sources.values() for name in own), see)
@@ -80,7 +78,7 @@ def layer_halves(
             x, y = rows_of(values[ends.source], values[ends.output], ends)
             for half, sums in enumerate(halves):
                 part = _every_other(batch, half)
-                sums.add(real_rows(x[half::2], part), real_rows(y[half::2], part))
+                sums.add(exact_rows(x[half::2], part), exact_rows(y[half::2], part))
 
     passed_over(subject, (name for e in all_ends for name in (e.source, e.output)), see)
     return found

@@ -20,7 +20,7 @@ from zsei.errors import UsageError
 from zsei.subject.program import Program, strip_prefix
 from zsei.subject.reading import CONV, LAYOUT, operation, shape
 from zsei.subject.types import Batch, Site, Subject
-from zsei.surgery.calibration import passed_over, real_rows
+from zsei.surgery.calibration import exact_rows, passed_over
 from zsei.surgery.calls import arguments, tensor_of
 from zsei.surgery.factorise import linear_of
 from zsei.surgery.least_squares import LeastSquares
@@ -103,7 +103,7 @@ def unit_sums(subject: Subject, sites: Sequence[Site]) -> list[LeastSquares]:
     def see(values: Mapping[str, Tensor], batch: Batch) -> None:
         for site, own in zip(sites, sums, strict=True):
             assert site.axis is not None
-            rows = real_rows(values[site.node].movedim(site.axis, -1), batch)
+            rows = exact_rows(values[site.node].movedim(site.axis, -1), batch)
             own.add(rows, rows[:, :0])
 
     passed_over(subject, [site.node for site in sites], see)
