@@ -19,7 +19,7 @@ demo: $(STAMP)  ## analyse a real sentence encoder, write a report, ask one ques
 	$(BIN)/zsei ask "which heads matter most?"
 
 test: $(STAMP)  ## run the tests, on all cores
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## check style, formatting and types
 	$(BIN)/ruff check .
