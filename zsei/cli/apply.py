@@ -34,6 +34,7 @@ def apply(
             return codes.of_record(record)
 
         from zsei import pipeline
+        from zsei.subject.program import parameter_count
 
         which = "accepted" if wanted == ("accepted",) else wanted
         proposals = pipeline.chosen(record, which)
@@ -41,7 +42,7 @@ def apply(
         with written_whole(out) as draft:
             pipeline.save_model(edited, draft)
         before = record.provenance.parameters
-        after = sum(parameter.numel() for parameter in edited.model.parameters())
+        after = parameter_count(edited.model)
         if as_json:
             import json
 

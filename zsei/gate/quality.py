@@ -3,7 +3,7 @@
 Everything is kept per sample, so that the judge can bound it. Letters: n sample.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from zsei.subject.objective import (
     readout,
 )
 from zsei.subject.types import Batch, Subject
-from zsei.trace.parallel import side_by_side
+from zsei.trace.parallel import few_at_a_time
 
 RunBatch = Callable[[Batch], Tensor]
 
@@ -104,16 +104,6 @@ def _read(run: RunBatch, objective: Objective, batch: Batch) -> Tensor:
     return readout(objective, output, batch)
 
 
-def _answers(
-    run: RunBatch, objective: Objective, batches: Sequence[Batch]
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Each batch and its readout; as many are held at a time as torch has threads."""
-    size = torch.get_num_threads()
-    for first in range(0, len(batches), size):
-        some = batches[first : first + size]
-        yield from zip(some, side_by_side(lambda b: _read(run, objective, b), some), strict=True)
-
-
 def _array(tensors: Sequence[Tensor]) -> Floats:
     """One float64 array of all samples [n]."""
     return torch.cat([t.detach().double().cpu().flatten() for t in tensors]).numpy()
@@ -132,7 +122,7 @@ def measure_reference(run: RunBatch, subject: Subject, batches: Sequence[Batch])
     objective = subject.objective
     kept: list[Tensor | None] = []
     losses, rights, used = [], [], 0
-    for batch, values in _answers(run, objective, batches):
+    for batch, values in few_at_a_time(lambda b: _read(run, objective, b), batches):
         if not bool(torch.isfinite(values).all()):
             raise ModelError("The original's own output on held-out data is not finite.")
         if objective.supervised:
@@ -168,7 +158,8 @@ def measure_quality(
     """
     objective = subject.objective
     moved, same, losses, rights, edited_rows, original_rows = [], [], [], [], [], []
-    for index, (batch, values) in enumerate(_answers(run, objective, batches)):
+    answers = few_at_a_time(lambda b: _read(run, objective, b), batches)
+    for index, (batch, values) in enumerate(answers):
         bad = int((~torch.isfinite(values)).sum())
         if bad:
             return _broken(objective, bad)

@@ -16,7 +16,14 @@ from zsei.strategies.candidates import shrink
 from zsei.strategies.fitted import fitted, together
 from zsei.subject.program import Program
 from zsei.subject.types import Subject
-from zsei.surgery.edits import BypassLayer, Edit, FactoriseLinear, RemoveUnits, ReplaceLayer
+from zsei.surgery.edits import (
+    BypassLayer,
+    Edit,
+    FactoriseLinear,
+    RemoveUnits,
+    ReplaceLayer,
+    stands_inside,
+)
 from zsei.surgery.fold import Means, bias_shifts, shift_program
 from zsei.surgery.program_form import edit_program
 from zsei.surgery.weights import Weights, put_in_program
@@ -199,10 +206,7 @@ def merge(edits: Sequence[Edit]) -> tuple[Edit, ...]:
             )
 
     def inside(component: str) -> bool:
-        return any(
-            component == layer or component.startswith((f"{layer}/", f"{layer}."))
-            for layer in layers
-        )
+        return any(stands_inside(component, layer) for layer in layers)
 
     kept = [key for key in units if units[key] and not inside(key[0])]
     thin = [e for e in edits if isinstance(e, FactoriseLinear) and not inside(e.site.component)]

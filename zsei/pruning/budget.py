@@ -1,10 +1,9 @@
 """A budget and what may go, from what a user wrote: every slip gets its sentence."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from zsei.errors import UsageError
-from zsei.pruning.prune import ALL_KINDS
-from zsei.pruning.records import Budget, PruneKind
+from zsei.pruning.records import ALL_KINDS, Budget, PruneKind
 
 SIZES = {"parameters": "--params", "flops": "--flops", "latency": "--latency"}
 
@@ -49,10 +48,19 @@ def kinds_of(words: str | Iterable[str]) -> tuple[PruneKind, ...]:
     """
     named = words.split(",") if isinstance(words, str) else list(words)
     named = [word.strip() for word in named if word.strip()]
+    check_kinds(named)
+    return tuple(kind for kind in ALL_KINDS if kind in named)
+
+
+def check_kinds(named: Sequence[str]) -> None:
+    """Refuse to prune nothing, or what there is not.
+
+    Raises:
+        UsageError: None is named, or one that there is not.
+    """
     wrong = [word for word in named if word not in ALL_KINDS]
     if wrong or not named:
         raise UsageError(
             f"What may go is one or more of {', '.join(ALL_KINDS)}, with commas between them; got "
             f"{', '.join(map(repr, wrong)) or 'none'}."
         )
-    return tuple(kind for kind in ALL_KINDS if kind in named)

@@ -1,13 +1,13 @@
 """One cut carried out on a copy of the program: edits, and the weights that make up for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zsei.subject.program import Program
 from zsei.subject.types import Batch
 from zsei.surgery.compensate import RIDGE, compensate
 from zsei.surgery.edits import Edit, ReplaceLayer
-from zsei.surgery.program_form import Plan, apply_plan, edit_program, plan_edits
+from zsei.surgery.program_form import apply_plan, edit_program, plan_edits
 from zsei.surgery.weights import Weights, put_in_program
 
 REPAIRS: dict[str, tuple[float, float] | None] = {
@@ -30,8 +30,6 @@ class Cut:
     edits: tuple[Edit, ...]
     weights: Weights
     program: Program
-    plan: Plan
-    repair: str
 
     def edit(self, program: Program, edits: Sequence[Edit]) -> Program:
         """The same cut on another export of the model, for the gate."""
@@ -43,7 +41,6 @@ def make_cut(
     edits: Sequence[Edit],
     batches: Sequence[Batch],
     repair: str = FIRST_REPAIR,
-    progress: Callable[[float], None] = lambda share: None,
 ) -> Cut:
     """Carry out edits on a copy and repair it on calibration data.
 
@@ -57,8 +54,5 @@ def make_cut(
     weights: Weights = {}
     if how is not None or maps:
         ridge, drift = how or UNCHANGED
-        weights = compensate(
-            original, program, plan, batches, ridge=ridge, drift=drift, maps=maps,
-            progress=progress,
-        )  # fmt: skip
-    return Cut(edits=tuple(edits), weights=weights, program=program, plan=plan, repair=repair)
+        weights = compensate(original, program, plan, batches, ridge=ridge, drift=drift, maps=maps)
+    return Cut(edits=tuple(edits), weights=weights, program=program)

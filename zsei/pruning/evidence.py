@@ -14,10 +14,11 @@ from zsei.subject.objective import Objective, probes, readout
 from zsei.subject.program import Program
 from zsei.subject.types import Batch
 from zsei.surgery.readers import Reader
-from zsei.surgery.rows import real_rows, rows_read, rows_written
+from zsei.surgery.rows import rows_read, rows_written
 from zsei.trace.interpreter import ProgramEngine
-from zsei.trace.parallel import side_by_side
+from zsei.trace.parallel import few_at_a_time
 from zsei.trace.responses import attribution
+from zsei.trace.rows import real_rows
 
 
 @dataclass(kw_only=True)
@@ -93,21 +94,18 @@ def gather(
     sums = [torch.zeros(place.left.site.units, dtype=torch.float64) for place in places]
     found: dict[str, Moments] = {}
     samples = sum(batch.size for batch in batches)
-    # As many batches at a time as there are threads, added in order: sums do not depend on it.
-    size = torch.get_num_threads()
-    for first in range(0, len(batches), size):
-        some = range(first, min(first + size, len(batches)))
-        for part in side_by_side(lambda i: look.of(batches[i], seed + i), some):
-            for total, square in zip(sums, part.squares, strict=True):
-                total += square
-            for name, (x, metric) in part.rows.items():
-                if name not in found:
-                    found[name] = Moments(
-                        rows=0, samples=0, products=x.new_zeros(x.shape[1], x.shape[1]),
-                        metric=torch.zeros_like(metric),
-                    )  # fmt: skip
-                found[name].add(x, metric, part.samples)
-        progress(some[-1] / len(batches))
+    parts = few_at_a_time(lambda i: look.of(batches[i], seed + i), range(len(batches)))
+    for number, part in parts:
+        for total, square in zip(sums, part.squares, strict=True):
+            total += square
+        for name, (x, metric) in part.rows.items():
+            if name not in found:
+                found[name] = Moments(
+                    rows=0, samples=0, products=x.new_zeros(x.shape[1], x.shape[1]),
+                    metric=torch.zeros_like(metric),
+                )  # fmt: skip
+            found[name].add(x, metric, part.samples)
+        progress(number / len(batches))
     return [
         PlaceEvidence(
             sensitivity=total / samples / 2,
@@ -152,7 +150,7 @@ class _Pass:
                     metrics[name] = metrics.get(name, 0) + rows.T @ rows / self.draws
         seen: dict[str, tuple[Tensor, Tensor]] = {}
         for name, reader in self.readers.items():
-            x = real_rows(rows_read(self.nodes[name])(alive[reader.source].detach()), batch)
+            x = real_rows(rows_read(self.nodes[name])(alive[reader.source].detach()), batch.mask)
             width = rows_written(alive[name].detach(), self.nodes[name]).shape[1]
             seen[name] = x, metrics.get(name, torch.zeros(width, width))
         return _Seen(samples=batch.size, squares=[square.sum(0) for square in squares], rows=seen)

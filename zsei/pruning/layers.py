@@ -1,6 +1,6 @@
 """Whole layers: which may go, and what may stand in their place."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,10 +10,11 @@ from zsei.gate.rounds import merge
 from zsei.pruning.cut import make_cut
 from zsei.pruning.measure import merit_of
 from zsei.pruning.task import Found, Task, measured
-from zsei.subject.types import Site
+from zsei.subject.types import Batch, Site
+from zsei.surgery.calibration import passed_over
 from zsei.surgery.edits import BypassLayer, Edit, ReplaceLayer
-from zsei.surgery.rows import real_rows
 from zsei.trace.interpreter import ProgramEngine
+from zsei.trace.rows import real_rows
 
 
 def layer_options(task: Task, edits: Sequence[Edit]) -> Iterator[tuple[str, tuple[Edit, ...]]]:
@@ -92,25 +93,16 @@ def _influence(task: Task) -> list[Site]:
     """Layers by how little they turn their input: ShortGPT's block influence, least first."""
     sites = [s for s in task.subject.anatomy.sites if s.kind == "layer" and s.source is not None]
     sums = dict.fromkeys((site.component for site in sites), 0.0)
-    engine = ProgramEngine(task.original)
-    for batch in task.fit:
-        seen: dict[str, Tensor] = {}
-        names = {site.node for site in sites} | {str(site.source) for site in sites}
-        watch = {name: _noting(seen, name) for name in names}
-        with torch.no_grad():
-            engine.run(batch, watch)
+
+    def see(values: Mapping[str, Tensor], batch: Batch) -> None:
         for site in sites:
             before, after = (
-                real_rows(seen[name].flatten(0, -2), batch)
+                real_rows(values[name].flatten(0, -2), batch.mask)
                 for name in (str(site.source), site.node)
             )
             turned = 1 - torch.cosine_similarity(before, after, dim=-1)
             sums[site.component] += float(turned.sum())
+
+    names = (name for site in sites for name in (str(site.source), site.node))
+    passed_over(ProgramEngine(task.original), task.fit, names, see)
     return sorted(sites, key=lambda site: (sums[site.component], site.component))
-
-
-def _noting(seen: dict[str, Tensor], name: str) -> Callable[[Tensor], None]:
-    def note(value: Tensor) -> None:
-        seen[name] = value
-
-    return note

@@ -8,13 +8,14 @@ from torch import nn
 
 from zsei.clock import Clock, Progress
 from zsei.pruning.allocate import Saving
-from zsei.pruning.prune import ALL_KINDS, prune_settings, task_of
-from zsei.pruning.records import Budget, PruneKind, Taken, taken_of
+from zsei.pruning.prune import prune_settings, task_of
+from zsei.pruning.records import ALL_KINDS, Budget, PruneKind, Taken, taken_of
 from zsei.pruning.search import foreseen, scored
 from zsei.pruning.walk import FINER, MOST, STEPS, kept_by
 from zsei.records import Record
 from zsei.settings import Settings
 from zsei.subject.prepare import prepare
+from zsei.subject.program import parameter_count
 from zsei.subject.seeded import seeded
 from zsei.surgery.program_form import plan_edits
 
@@ -97,7 +98,7 @@ def look_ahead(
                     break
                 plan = plan_edits(task.original, edits)
                 found = Foreseen(
-                    parameters=1 - plan.parameters_removed / _parameters(task.subject.model),
+                    parameters=1 - plan.parameters_removed / parameter_count(task.subject.model),
                     flops=1 - plan.flops_removed_share,
                     predicted=predicted,
                     taken=taken_of(edits),
@@ -120,7 +121,7 @@ def look_ahead(
     return Outlook(
         model=subject.source.name,
         model_class=type(subject.model).__name__,
-        parameters=_parameters(subject.model),
+        parameters=parameter_count(subject.model),
         budget=budget,
         metric=subject.objective.metric,
         kinds=task.kinds,
@@ -139,8 +140,3 @@ def _shares(budget: Budget) -> list[float]:
     if budget.size is None:
         return [FINER**number for number in range(1, MOST)]
     return [budget.size ** (number / STEPS) for number in range(1, STEPS + 1)]
-
-
-def _parameters(model: nn.Module) -> int:
-    """Parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -10,25 +10,26 @@ import torch
 from torch import nn
 
 from zsei.clock import Clock, Progress
-from zsei.errors import DataError, ModelError, UsageError
+from zsei.errors import DataError, ModelError
 from zsei.gate.audit import audit_key
 from zsei.gate.baseline import Baseline, measure_baseline
 from zsei.gate.breaker import decide_once
 from zsei.gate.sandbox import Trial, try_edits, verify_unchanged
+from zsei.pruning.budget import check_kinds
 from zsei.pruning.measure import reference_of
-from zsei.pruning.records import Budget, Point, PruneKind, PruneRecord
+from zsei.pruning.records import ALL_KINDS, Budget, Point, PruneKind, PruneRecord
 from zsei.pruning.resume import Kept
 from zsei.pruning.task import Found, Task
 from zsei.pruning.walk import Walk, again, kept_by, origin, walk
 from zsei.records import Proposal, Verdict, digest
 from zsei.settings import Settings
 from zsei.subject.prepare import prepare
+from zsei.subject.program import parameter_count
 from zsei.subject.seeded import seeded
 from zsei.subject.types import Batch, Subject
 from zsei.surgery.apply import EditedModel, apply_edits
 from zsei.trace.precision import check_precision
 
-ALL_KINDS: tuple[PruneKind, ...] = ("heads", "neurons", "channels", "experts", "layers")
 SAMPLES = 1024
 """Samples when no settings say otherwise: half fit and choose, half judge."""
 BATCH = 16
@@ -98,7 +99,7 @@ def prune(
         with clock.stage("search") as report:
             way, kept = _search(task, budget, report)
         with clock.stage("gate") as report:
-            trials = list(_judge(task, budget, way, report))
+            trials = _judge(way, report)
         verify_unchanged(subject)
         fitting = [f for f, verdict in trials if verdict.outcome == "accepted" and _fits(f, way)]
         accepted = min(fitting, key=lambda found: found.point.parameters, default=None)
@@ -107,7 +108,7 @@ def prune(
             if accepted is not None and accepted.cut is not None:
                 edited = apply_edits(subject, accepted.edits, None, accepted.cut.weights)
     kept.forget()
-    record = _record(task, budget, way, trials, accepted, clock)
+    record = _record(way, trials, accepted, clock)
     return Pruned(record=record, edited=edited, subject=subject)
 
 
@@ -126,12 +127,7 @@ def task_of(
         UsageError: An unknown kind, or a component that the model has not.
         DataError: Too few samples to part them.
     """
-    wrong = [kind for kind in kinds if kind not in ALL_KINDS]
-    if wrong or not kinds:
-        raise UsageError(
-            f"What may go is one or more of {', '.join(ALL_KINDS)}; got "
-            f"{', '.join(wrong) or 'none'}."
-        )
+    check_kinds(kinds)
     if subject.program is None:
         raise ModelError(
             "Pruning works on the exported program, and this model could not be exported: "
@@ -182,24 +178,22 @@ def _search(task: Task, budget: Budget, report: Callable[..., None]) -> tuple[Wa
     return way, kept
 
 
-def _judge(
-    task: Task, budget: Budget, way: Walk, report: Callable[..., None]
-) -> list[tuple[Found, Verdict]]:
+def _judge(way: Walk, report: Callable[..., None]) -> list[tuple[Found, Verdict]]:
     """The last cut before the gate; when it is refused, the largest smaller one that is not.
 
     A refusal halves the cuts that are left, on the side where the gate may still say yes.
     """
     if way.last.cut is None:
         return []
-    baseline = measure_baseline(task.subject, task.settings)
+    baseline = measure_baseline(way.task.subject, way.task.settings)
     cuts = way.found[1:]
     found: list[tuple[Found, Verdict]] = []
     low, high, place = 0, len(cuts) - 1, len(cuts) - 1
     while low <= high and len(found) <= SMALLER:
         one = cuts[place]
         report(len(found) / (SMALLER + 1), f"cut {one.point.number}")
-        whole = one if one.cut is not None else again(task, one.point)
-        verdict = _decide(task, budget, whole, baseline, way)
+        whole = one if one.cut is not None else again(way.task, one.point)
+        verdict = _decide(way, whole, baseline)
         found.append((whole, verdict))
         if verdict.outcome == "failed":
             break
@@ -211,9 +205,9 @@ def _judge(
     return found
 
 
-def _decide(task: Task, budget: Budget, found: Found, baseline: Baseline, way: Walk) -> Verdict:
+def _decide(way: Walk, found: Found, baseline: Baseline) -> Verdict:
     """One cut through gate, breaker and audit log."""
-    settings, subject, cut = task.settings, task.subject, found.cut
+    settings, subject, cut = way.task.settings, way.task.subject, found.cut
     assert cut is not None
     proposal = Proposal.make(
         strategy="prune",
@@ -232,7 +226,7 @@ def _decide(task: Task, budget: Budget, found: Found, baseline: Baseline, way: W
         ))  # fmt: skip
         return trials[0].verdict
 
-    decision = digest([proposal.id, budget.model_dump(), settings.seed, settings.samples])
+    decision = digest([proposal.id, way.budget.model_dump(), settings.seed, settings.samples])
     key = audit_key(
         epoch=0, model_hash=subject.model_hash, decision_id=decision, level=settings.safety
     )
@@ -250,9 +244,9 @@ def _fits(found: Found, way: Walk) -> bool:
 
 
 def _record(
-    task: Task, budget: Budget, way: Walk, trials: Sequence[tuple[Found, Verdict]],
-    accepted: Found | None, clock: Clock,
-) -> PruneRecord:  # fmt: skip
+    way: Walk, trials: Sequence[tuple[Found, Verdict]], accepted: Found | None, clock: Clock
+) -> PruneRecord:
+    task = way.task
     subject, settings = task.subject, task.settings
     sizes = [
         sum(b.size for b in part) for part in (task.fit, task.choose.batches, subject.held_out)
@@ -261,12 +255,12 @@ def _record(
         "model": subject.source.name,
         "model_class": type(subject.model).__name__,
         "model_hash": subject.model_hash,
-        "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+        "parameters": parameter_count(subject.model),
         "versions": {
             name: importlib.metadata.version(name) for name in ("zsei", "torch", "transformers")
         },
         "seed": settings.seed,
-        "budget": budget,
+        "budget": way.budget,
         "safety": settings.safety,
         "objective": subject.objective.name,
         "metric": subject.objective.metric,

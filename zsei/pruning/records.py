@@ -1,7 +1,7 @@
 """What a prune was asked for, what it tried, and what came of it."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from zsei.subject.types import Anatomy
 from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits, ReplaceLayer
 
 PruneKind = Literal["heads", "neurons", "channels", "experts", "layers"]
+ALL_KINDS: tuple[PruneKind, ...] = get_args(PruneKind)
 
 
 class Budget(Record):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from zsei.errors import SurgeryRefused
-from zsei.gate.cost import measure_cost
 from zsei.pruning.allocate import Saving, allocate, joined
 from zsei.pruning.cut import REPAIRS
 from zsei.pruning.evidence import gather
@@ -22,7 +21,7 @@ from zsei.pruning.task import Found, Task, measured
 from zsei.subject.program import Program
 from zsei.subject.types import UnitKind
 from zsei.surgery.calls import tensor_of
-from zsei.surgery.edits import Edit, RemoveUnits
+from zsei.surgery.edits import Edit, RemoveUnits, stands_inside
 from zsei.surgery.program_form import plan_edits
 
 KINDS: dict[PruneKind, UnitKind] = {"heads": "head", "neurons": "neuron", "channels": "channel"}
@@ -159,7 +158,7 @@ def _options(
         yield name, *_until(task, edits, [_priced(c, dearer) for c in curves], goal, done, saving)
     for name, with_layer in layer_options(task, edits):
         component = with_layer[-1].site.component
-        rest = [c for c in curves if not _inside(c.place.left.site.component, component)]
+        rest = [c for c in curves if not stands_inside(c.place.left.site.component, component)]
         try:
             saved = _saved(task, with_layer, saving)
         except SurgeryRefused:
@@ -173,7 +172,7 @@ def _until(
     saving: Saving,
 ) -> tuple[tuple[Edit, ...], float]:  # fmt: skip
     """Units taken along the curves until the plan of all edits saves the goal."""
-    total = measure_cost(task.original).parameters if saving == "parameters" else 1.0
+    total = task.cost.parameters if saving == "parameters" else 1.0
     units = [edit for edit in edits if isinstance(edit, RemoveUnits)]
     layers = [edit for edit in edits if not isinstance(edit, RemoveUnits)]
     wanted = (goal - done) * total
@@ -202,13 +201,9 @@ def _saved(task: Task, edits: Sequence[Edit], saving: Saving) -> float:
     plan = plan_edits(task.original, edits)
     if saving == "flops":
         return plan.flops_removed_share
-    return plan.parameters_removed / max(measure_cost(task.original).parameters, 1)
+    return plan.parameters_removed / max(task.cost.parameters, 1)
 
 
 def _priced(curve: Curve, dearer: dict[UnitKind, float]) -> Curve:
     factor = dearer.get(curve.place.left.site.kind, 1.0)
     return replace(curve, costs=tuple(cost * factor for cost in curve.costs))
-
-
-def _inside(component: str, layer: str) -> bool:
-    return component == layer or component.startswith((f"{layer}/", f"{layer}."))

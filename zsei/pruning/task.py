@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from zsei.errors import SurgeryRefused
-from zsei.gate.cost import measure_cost, parameter_targets
+from zsei.gate.cost import Cost, measure_cost, parameter_targets
 from zsei.gate.quality import Reference
 from zsei.pruning.cut import FIRST_REPAIR, Cut, make_cut
 from zsei.pruning.measure import merit_of
@@ -37,6 +37,11 @@ class Task:
     def spared(self) -> frozenset[str]:
         """Ids of the components at which nothing goes."""
         return spared_components(self.subject.anatomy, self.keep, self.only)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the original costs."""
+        return measure_cost(self.original)
 
     @property
     def original(self) -> Program:
@@ -71,7 +76,7 @@ def measured(
     merit = merit_of(cut.program, task.subject, task.choose)
     if not merit.measured:
         return None
-    before = measure_cost(task.original)
+    before = task.cost
     after = measure_cost(cut.program, parameter_targets(task.original))
     point = Point(
         number=number,

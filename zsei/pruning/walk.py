@@ -48,11 +48,10 @@ class Walk:
     """Why it ended before the budget was reached; empty when it was."""
     known: list[Point] = field(default_factory=list)
     """Points of the steps an interrupted search took, first first; they are taken again."""
-
-    scores: tuple[frozenset[Edit], list[Curve]] | None = None
-    """What was scored last: a step that is halved goes on from the same place."""
     resumed: int = 0
     """How many there were."""
+    scores: tuple[frozenset[Edit], list[Curve]] | None = None
+    """What was scored last: a step that is halved goes on from the same place."""
 
     def notes(self) -> list[str]:
         """What a reader should know of the way."""

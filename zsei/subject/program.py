@@ -186,6 +186,11 @@ def strip_prefix(name: str) -> str:
     return "" if name == "model" else name.removeprefix("model.")
 
 
+def parameter_count(model: nn.Module) -> int:
+    """Numbers in a model's parameters, tied ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def model_hash(model: nn.Module) -> str:
     """SHA-256 over names, shapes, dtypes and bytes of all parameters and buffers."""
     hasher = hashlib.sha256()

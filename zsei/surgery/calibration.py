@@ -11,17 +11,16 @@ from zsei.surgery.edits import FactoriseLinear, ReplaceLayer
 from zsei.surgery.factorise import linear_at, linear_of
 from zsei.surgery.least_squares import LeastSquares
 from zsei.surgery.replace_layer import find_ends, rows_of
-from zsei.surgery.rows import real_rows
-from zsei.trace.engine import engine_for
+from zsei.trace.engine import Engine, engine_for
+from zsei.trace.rows import real_rows
 
 See = Callable[[Mapping[str, Tensor], Batch], None]
 
 
-def passed_over(subject: Subject, names: Iterable[str], see: See) -> None:
-    """Run the calibration data once; `see` gets the named values of each batch."""
-    engine = engine_for(subject)
+def passed_over(engine: Engine, batches: Iterable[Batch], names: Iterable[str], see: See) -> None:
+    """Run batches once; `see` gets the named values of each."""
     wanted = tuple(dict.fromkeys(names))
-    for batch in subject.calibration:
+    for batch in batches:
         values: dict[str, Tensor] = {}
 
         def keep(name: str, values: dict[str, Tensor] = values) -> Callable[[Tensor], None]:
@@ -34,7 +33,7 @@ def passed_over(subject: Subject, names: Iterable[str], see: See) -> None:
 
 def exact_rows(value: Tensor, batch: Batch) -> Tensor:
     """A value [..., c] as rows [r, c] in double precision, without those of padding."""
-    return real_rows(value.flatten(0, -2), batch).double()
+    return real_rows(value.flatten(0, -2), batch.mask).double()
 
 
 def inputs_of(subject: Subject, edits: Sequence[FactoriseLinear]) -> dict[str, LeastSquares]:
@@ -58,7 +57,8 @@ def inputs_of(subject: Subject, edits: Sequence[FactoriseLinear]) -> dict[str, L
                 rows = exact_rows(values[source], batch)
                 sums[name].add(rows, rows[:, :0])
 
-    passed_over(subject, (name for own in sources.values() for name in own), see)
+    names = (name for own in sources.values() for name in own)
+    passed_over(engine_for(subject), subject.calibration, names, see)
     return sums
 
 
@@ -80,7 +80,8 @@ def layer_halves(
                 part = _every_other(batch, half)
                 sums.add(exact_rows(x[half::2], part), exact_rows(y[half::2], part))
 
-    passed_over(subject, (name for e in all_ends for name in (e.source, e.output)), see)
+    names = (name for ends in all_ends for name in (ends.source, ends.output))
+    passed_over(engine_for(subject), subject.calibration, names, see)
     return found
 
 

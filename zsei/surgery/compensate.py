@@ -8,7 +8,7 @@ solve from sums over the data. References: He, Zhang and Sun, "Channel pruning f
 deep neural networks", 2017; Kurtic et al., "ZipLM", 2023, for encoders.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,11 @@ from zsei.surgery.program_form import Plan
 from zsei.surgery.readers import Reader, find_maps, find_readers
 from zsei.surgery.replace_layer import map_names
 from zsei.surgery.resize import keep
-from zsei.surgery.rows import real_rows, rows_read, rows_written
+from zsei.surgery.rows import rows_read, rows_written
 from zsei.surgery.weights import Weights, put_in_program
 from zsei.trace.interpreter import ProgramEngine, Values
-from zsei.trace.parallel import side_by_side
+from zsei.trace.parallel import few_at_a_time, side_by_side
+from zsei.trace.rows import real_rows
 
 RIDGE = 0.1
 """Pull towards the weights as they were, in units of the mean variance of an input."""
@@ -42,7 +43,6 @@ def compensate(
     ridge: float = RIDGE,
     drift: float = 1.0,
     maps: Sequence[ReplaceLayer] = (),
-    progress: Callable[[float], None] = lambda share: None,
 ) -> Weights:
     """New values for the weights that lost inputs; `edited` is one of our own copies and gets them.
 
@@ -57,7 +57,6 @@ def compensate(
         ridge: See `LeastSquares.solve`.
         drift: Share of the residual stream's drift that each reader makes up for, 0 to 1.
         maps: Layers of the plan that a map replaces; their values are fitted in their turn.
-        progress: Called with the share done.
 
     Misleads when: the rows are few against the inputs (the fit then follows noise; `ridge` holds
     it), or the data is unlike what the model will see. It can make the whole worse although every
@@ -71,7 +70,7 @@ def compensate(
     states = [(before.start(batch), after.start(batch)) for batch in batches]
     found: dict[str, Tensor] = {}
     done = 0, 0
-    for number, reader in enumerate(readers):
+    for reader in readers:
         way = _Way(
             before=before, after=after, reader=reader, node=edited.node(reader.node),
             gone=plan.group.values.get(reader.node, {}), drift=drift, done=done,
@@ -84,12 +83,11 @@ def compensate(
             square = prior.shape[0] == prior.shape[1]
             prior = torch.eye(len(prior)) if square else torch.zeros_like(prior)
         fit = LeastSquares(prior.shape[1], prior.shape[0])
-        # As many batches at a time as there are threads, added in order: sums do not depend on it.
-        size = torch.get_num_threads()
-        for first in range(0, len(batches), size):
-            some = range(first, min(first + size, len(batches)))
-            for x, y in side_by_side(lambda i, way=way: way.rows(batches[i], *states[i]), some):
-                fit.add(x, y)
+        parts = few_at_a_time(
+            lambda i, way=way: way.rows(batches[i], *states[i]), range(len(batches))
+        )
+        for _, (x, y) in parts:
+            fit.add(x, y)
         solved, bias = fit.solve(prior, ridge=strength, intercept=reader.bias is not None)
         new = {reader.weight: (solved.T if reader.transposed else solved).reshape(weight.shape)}
         if reader.bias is not None and bias is not None:
@@ -104,7 +102,6 @@ def compensate(
             lambda s, e=after, w=way: e.proceed(s[1], w.done[1], {}, w.ends[1] + 1), states
         )
         done = way.ends[0], way.ends[1] + 1
-        progress((number + 1) / len(readers))
     return found
 
 
@@ -141,4 +138,5 @@ class _Way:
             whole = keep(further[join], self.gone) - trial[skip]
             target = target + self.drift * (whole - target)
         x = rows_read(self.node)(trial[self.reader.source])
-        return real_rows(x, batch), real_rows(rows_written(target, self.node), batch)
+        y = rows_written(target, self.node)
+        return real_rows(x, batch.mask), real_rows(y, batch.mask)

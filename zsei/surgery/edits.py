@@ -64,6 +64,11 @@ class FactoriseLinear:
 Edit = RemoveUnits | BypassLayer | ReplaceLayer | FactoriseLinear
 
 
+def stands_inside(component: str, layer: str) -> bool:
+    """Whether a component is a layer or a part of it, by their ids."""
+    return component == layer or component.startswith((f"{layer}/", f"{layer}."))
+
+
 def layer_site(anatomy: Anatomy, component: str) -> Site | None:
     """The site of a whole layer, also of one whose output has another shape than its input."""
     known = anatomy.site(component, "layer")

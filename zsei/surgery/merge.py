@@ -24,6 +24,7 @@ from zsei.surgery.calibration import exact_rows, passed_over
 from zsei.surgery.calls import arguments, tensor_of
 from zsei.surgery.factorise import linear_of
 from zsei.surgery.least_squares import LeastSquares
+from zsei.trace.engine import engine_for
 
 Groups = tuple[tuple[int, ...], ...]
 """Neurons of a site that repeat each other; the first of each group stays."""
@@ -106,7 +107,8 @@ def unit_sums(subject: Subject, sites: Sequence[Site]) -> list[LeastSquares]:
             rows = exact_rows(values[site.node].movedim(site.axis, -1), batch)
             own.add(rows, rows[:, :0])
 
-    passed_over(subject, [site.node for site in sites], see)
+    nodes = [site.node for site in sites]
+    passed_over(engine_for(subject), subject.calibration, nodes, see)
     return sums
 
 

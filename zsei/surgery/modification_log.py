@@ -23,7 +23,7 @@ from zsei.records import Verdict
 from zsei.settings import Settings
 from zsei.subject.huggingface import TOKENIZER_FILES, load_folder
 from zsei.subject.load import load_model
-from zsei.subject.program import model_hash
+from zsei.subject.program import model_hash, parameter_count
 from zsei.subject.types import Subject
 from zsei.surgery.apply import EditedModel
 from zsei.surgery.checksums import FILES, files_in, inside
@@ -136,7 +136,7 @@ class ModificationLog:
                 form=form,
                 edits=tuple(saved_edit(edit) for edit in edited.edits),
                 parameters_before=history.steps[-1].parameters_after,
-                parameters_after=_count(edited.model),
+                parameters_after=parameter_count(edited.model),
                 state=model_hash(edited.model),
                 tensors=state_of(edited.model),
                 files=_kept(self.folder / OBJECTS, draft, files_in(draft)),
@@ -224,7 +224,7 @@ def _original(subject: Subject, store: Path, keep_original: bool) -> LogStep:
             form = _save_step(unedited(subject), drafts / "model")
             names = files_in(drafts / "model")
             files = _kept(store, drafts / "model", names, tensors=keep_original)
-    count = _count(subject.model)
+    count = parameter_count(subject.model)
     return LogStep(
         number=0,
         form=form,
@@ -284,11 +284,6 @@ def _supply(model: str | Path | nn.Module, original: LogStep, settings: Settings
 
 def _pieces(history: History) -> set[str]:
     return {p for step in history.steps for kept in step.files for p in kept.pieces}
-
-
-def _count(model: nn.Module) -> int:
-    """Parameters, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _json(history: History) -> bytes:

@@ -6,7 +6,6 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from zsei.subject.reading import CONV, operation
-from zsei.subject.types import Batch
 from zsei.surgery.calls import arguments
 
 
@@ -33,10 +32,3 @@ def rows_written(value: Tensor, node: fx.Node) -> Tensor:
     if operation(node) in CONV:
         return value.flatten(2).transpose(1, 2).flatten(0, 1)
     return value.flatten(0, -2)
-
-
-def real_rows(rows: Tensor, batch: Batch) -> Tensor:
-    """Without the rows of padding, where rows are tokens."""
-    if batch.mask is None or batch.mask.numel() != len(rows):
-        return rows
-    return rows[batch.mask.flatten()]

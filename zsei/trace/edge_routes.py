@@ -20,6 +20,7 @@ from zsei.trace.attention_maps import AttentionCall, attention_weights
 from zsei.trace.edge_plan import EdgePlan
 from zsei.trace.edge_stream import Stream
 from zsei.trace.edge_values import Whole, written
+from zsei.trace.rows import real_rows
 from zsei.trace.taps import HeadTap
 
 CHUNK = 2_000_000
@@ -131,10 +132,7 @@ def branch_share(stream: Stream, component: str, join: str, whole: Whole) -> Ten
     size = y.abs().sum(-1)
     near = (size - (y - branch).abs().sum(-1)).clamp_min(0)
     before = (size - branch.abs().sum(-1)).clamp_min(0)
-    share = near / (near + before).clamp_min(1e-12)
-    if whole.mask is not None and whole.mask.numel() == len(share):
-        share = share[whole.mask.flatten()]
-    return share
+    return real_rows(near / (near + before).clamp_min(1e-12), whole.mask)
 
 
 def known_routes(

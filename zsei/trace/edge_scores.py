@@ -23,6 +23,7 @@ from zsei.trace.edge_norms import FrozenNorm
 from zsei.trace.edge_readers import Port, Reader
 from zsei.trace.edge_stream import Stream, Writer
 from zsei.trace.edge_values import Whole, rows, written
+from zsei.trace.rows import real_rows
 
 CHUNK = 2_000_000
 """Numbers of one product per sample that are held at a time."""
@@ -59,10 +60,7 @@ def writer_means(
         if mean is not None and mean.numel() == _width(writer, whole):
             found[number] = mean.flatten()
             continue
-        value = written(writer, whole)
-        if whole.mask is not None and whole.mask.numel() == len(value):
-            value = value[whole.mask.flatten()]
-        found[number] = value.mean(0)
+        found[number] = real_rows(written(writer, whole), whole.mask).mean(0)
     return found
 
 

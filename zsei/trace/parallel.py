@@ -3,7 +3,7 @@
 The calls of a small model are too small to be split well among threads; whole runs are not.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,6 +16,18 @@ Result = TypeVar("Result")
 def each(work: Callable[[Item], Result], items: Iterable[Item], concurrent: bool) -> list[Result]:
     """`work` of every item: side by side where what does it is `concurrent`, else in turn."""
     return side_by_side(work, items) if concurrent else one_by_one(work, items)
+
+
+def few_at_a_time(
+    work: Callable[[Item], Result], items: Sequence[Item]
+) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in the order of the items; as many results are held at a time as
+    torch has threads. What is summed over them so does not depend on the threads.
+    """
+    size = torch.get_num_threads()
+    for first in range(0, len(items), size):
+        some = items[first : first + size]
+        yield from zip(some, side_by_side(work, some), strict=True)
 
 
 def one_by_one(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

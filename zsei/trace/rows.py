@@ -29,6 +29,13 @@ def row_indices(lead: tuple[int, ...], mask: Tensor | None, limit: int) -> tuple
     return torch.unravel_index(allowed, lead)
 
 
+def real_rows(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """Rows [r, ...] without those of padding, where a row is one position of the mask [n, t]."""
+    if mask is None or mask.numel() != len(rows):
+        return rows
+    return rows[mask.flatten()]
+
+
 def take_rows(value: Tensor, axis: int, mask: Tensor | None, limit: int) -> Tensor:
     """Rows [r, c] of a value whose channels lie on `axis`; attention values [n, h, t, d] become
     [r, h · d] with rows over (n, t).
