@@ -18,9 +18,9 @@ LIST_OF_TYPES = "records.py"
 """The one file that may be longer: the types that cross stages are read side by side."""
 
 STAGES = (
-    "records", "errors", "settings", "resources", "clock", "llm", "subject", "trace", "measures",
-    "graph", "importance", "analyzers", "surgery", "strategies", "gate", "pruning", "advice",
-    "memory", "report", "checkpoint", "assembly", "pipeline", "cli",
+    "records", "errors", "settings", "cards", "resources", "clock", "llm", "subject", "trace",
+    "measures", "graph", "importance", "analyzers", "surgery", "strategies", "gate", "pruning",
+    "advice", "memory", "report", "checkpoint", "assembly", "pipeline", "chat", "cli",
 )  # fmt: skip
 """A module imports from its own stage and from those left of it."""
 

@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from zsei import resources
+from zsei.cards import Cards
 from zsei.errors import CardError
-from zsei.resources import Cards, data_root, load_cards
+from zsei.resources import data_root, load_cards
 from zsei.settings import Settings
 
 AGENT = """---
@@ -20,7 +21,7 @@ version: 1
 purpose: Doubt what was said.
 stage: interpret
 prompt: explain-flow
-output: FlowReading
+output: Reading
 evidence: [findings]
 budget: {tokens: 500, seconds: 20}
 on_failure: rules
@@ -129,8 +130,8 @@ def test_a_prompt_is_filled_in_one_pass(write: Callable[..., Settings]) -> None:
         ("agents/critic.md", AGENT.replace("on_failure: rules", "on_failure: stop"), "on_failure"),
         ("agents/critic.md", AGENT.replace("name: critic", "name: other"), "file's name"),
         ("agents/critic.md", AGENT.replace("[findings]", "[secrets]"), "evidence.0"),
-        ("agents/critic.md", AGENT.replace("FlowReading", "os.system"), "output"),
-        ("agents/critic.md", AGENT.replace("FlowReading", "StrategyPlan"), "FlowReading"),
+        ("agents/critic.md", AGENT.replace("Reading", "os.system"), "output"),
+        ("agents/critic.md", AGENT.replace("Reading", "StrategyPlan"), "Reading"),
         ("agents/critic.md", AGENT.replace("explain-flow", "nowhere"), "no prompt 'nowhere'"),
         ("agents/critic.md", AGENT.replace("tokens: 500", "tokens: 0"), "budget.tokens"),
         ("agents/critic.md", AGENT.replace("version: 1", "version: 1\ntools: [shell]"), "tools"),

@@ -16,6 +16,7 @@ from zsei.analyzers.check_instrumentation import overhead_remark
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.validate import validate
 from zsei.assembly import draft_record, sealed, with_verdicts
+from zsei.cards import Cards
 from zsei.clock import Clock, Progress
 from zsei.errors import UsageError
 from zsei.gate.audit import audit_key, audited
@@ -25,11 +26,11 @@ from zsei.gate.sandbox import verify_unchanged
 from zsei.graph.build import build_graph
 from zsei.graph.export import write_graphml, write_json
 from zsei.importance.ranking import rank
-from zsei.llm import LLM, CallRecord, connect
+from zsei.llm import CallRecord, Line, open_line
 from zsei.measures import MEASURES
 from zsei.memory import Memory, ask_memory, cards_of
 from zsei.records import AnalysisRecord, Answer, Failure, Finding, Proposal, Timings
-from zsei.resources import Cards, load_cards
+from zsei.resources import load_cards
 from zsei.settings import Settings
 from zsei.strategies.candidates import candidates, explicit
 from zsei.strategies.fitted import together, values_of
@@ -80,7 +81,7 @@ def analyze(
     settings = settings or Settings()
     memory = Memory(settings.home, settings.embedder)
     cards = load_cards(settings)
-    llm = connect(settings)
+    line = open_line(settings)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     clock = Clock(progress, settings.budget)
     with seeded(settings):
@@ -110,25 +111,26 @@ def analyze(
             checks=tested.checks,
         )  # fmt: skip
         with clock.stage("advise"):
-            record, proposals, calls = _advise(record, analysis, cards, llm)
+            record, proposals = _advise(record, analysis, cards, line)
         with clock.stage("gate") as report:
             outcome = _judge(analysis, proposals, clock, report)
         verify_unchanged(subject)
     record = with_verdicts(record, outcome, analysis)
     timings = _timings(started, clock, traced.seconds, traced.overhead, outcome, clock_findings)
+    calls = line.log if line is not None else ()
     return remember(sealed(record, timings), settings, memory=memory, calls=calls)
 
 
 def _advise(
-    record: AnalysisRecord, analysis: Analysis, cards: Cards, llm: LLM | None
-) -> tuple[AnalysisRecord, tuple[Proposal, ...], tuple[CallRecord, ...]]:
-    """What the numbers mean, what to try in which order, and the calls that took."""
+    record: AnalysisRecord, analysis: Analysis, cards: Cards, line: Line | None
+) -> tuple[AnalysisRecord, tuple[Proposal, ...]]:
+    """What the numbers mean, and what to try in which order."""
     settings = analysis.settings
-    told = interpret(record, cards, settings, llm)
+    told = interpret(record, cards, line)
     scores = removal_scores(analysis.subject, analysis.trace, analysis.importance)
     alike = {site: units.duplicates for site, units in analysis.trace.units.items()}
     possible = candidates(analysis.subject, scores, settings, alike)
-    proposed = propose(record, possible, cards, settings, llm, calls=told.calls)
+    proposed = propose(record, possible, cards, settings, line)
     record = record.model_copy(
         update={
             "interpretations": (*told.interpretations, *proposed.interpretations),
@@ -136,7 +138,7 @@ def _advise(
         }
     )
     proposals = proposed.proposals[: settings.max_proposals]
-    return record, proposals, (*told.calls, *proposed.calls)
+    return record, proposals
 
 
 def _judge(analysis: Analysis, proposals: Sequence[Proposal], clock: Clock, report: Any) -> Outcome:
@@ -233,7 +235,7 @@ def ask(question: str, *, settings: Settings | None = None) -> Answer:
     settings = settings or Settings()
     cards = load_cards(settings)
     memory = Memory(settings.home, settings.embedder)
-    return ask_memory(question, memory, llm=connect(settings), knowledge=cards_of(cards))
+    return ask_memory(question, memory, line=open_line(settings), knowledge=cards_of(cards))
 
 
 def apply(

@@ -8,170 +8,34 @@ does not fit is an error when it is loaded, not when it is used.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import ValidationError
 
+from zsei.cards import (
+    OUTPUT_OF,
+    SLOT,
+    AgentCard,
+    Card,
+    Cards,
+    KnowledgeCard,
+    Metrics,
+    PromptCard,
+    Strategies,
+    listed,
+)
 from zsei.errors import CardError
-from zsei.records import ComponentKind
 from zsei.settings import Settings
 
 SHELVES = ("agents", "prompts", "knowledge")
 
-Output = Literal["FlowReading", "StrategyPlan"]
-"""Types an agent may answer with; `zsei.advice.schemas` defines them under these names."""
-OUTPUT_OF: dict[str, Output] = {"interpret": "FlowReading", "propose": "StrategyPlan"}
-Evidence = Literal[
-    "model", "conditions", "components", "measurements", "flow", "findings", "validation",
-    "candidates", "verdicts", "knowledge", "metrics", "strategies",
-]  # fmt: skip
-"""Parts of a record an agent may be shown; `zsei.advice.evidence` builds each."""
-Slot = Literal["purpose", "data"]
-"""What the program can fill into a prompt."""
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=64)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Measure = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
-
-_SLOT = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n(.*)\Z", re.DOTALL)
 _LARGEST = 256 * 1024
 """Bytes of a card: a file that is larger was not written by hand."""
-
-
-class _Data(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class _Card(_Data):
-    hash: str
-    """Twelve hex digits of the SHA-256 of the file: stands in every record that used it."""
-
-
-class TokenBudget(_Data):
-    """What one question of an agent may cost."""
-
-    tokens: int = Field(gt=0)
-    """Tokens of the answer."""
-    seconds: float = Field(gt=0)
-    """Wall-clock time, retries and re-asks included."""
-
-
-class AgentCard(_Card):
-    """One agent: when it speaks, what it is shown, what it must answer with."""
-
-    name: Name
-    version: int = Field(ge=1)
-    purpose: Text
-    stage: Literal["interpret", "propose"]
-    prompt: Name
-    """Name of its prompt card."""
-    output: Output
-    evidence: tuple[Evidence, ...] = Field(min_length=1)
-    budget: TokenBudget
-    on_failure: Literal["rules"]
-    system: Text
-    """Body of the card: the system prompt."""
-
-
-class PromptCard(_Card):
-    """A template with `{{slots}}` and no logic."""
-
-    name: Name
-    version: int = Field(ge=1)
-    inputs: tuple[Slot, ...]
-    template: Text
-
-    def fill(self, **values: str) -> str:
-        """The template with every slot replaced, in one pass: a filled-in text is not read again.
-
-        Raises:
-            CardError: The values are not exactly the declared inputs.
-        """
-        if set(values) != set(self.inputs):
-            raise CardError(
-                f"Prompt {self.name} must be filled with {_listed(self.inputs)}, but got "
-                f"{_listed(values)}; mend its `inputs`."
-            )
-        return _SLOT.sub(lambda slot: values[slot[1]], self.template)
-
-
-class KnowledgeCard(_Card):
-    """What is known about a finding code or a technique, with its published sources."""
-
-    id: Name
-    kind: Literal["finding", "technique", "metric"]
-    title: Text
-    sources: tuple[Text, ...] = Field(min_length=1)
-    body: Text
-
-    @property
-    def meaning(self) -> str:
-        """First paragraph of the body, on one line: what it is, in plain words."""
-        return " ".join(self.body.split("\n\n", 1)[0].split())
-
-
-class Metric(_Data):
-    """An entry of `knowledge/metrics.yaml`: what a measurement's name means."""
-
-    name: Measure
-    title: Text
-    also: tuple[Text, ...] = ()
-    """Further words for it, by which texts may name it."""
-    unit: str
-    meaning: Text
-    direction: Literal["higher is better", "lower is better", "neither"]
-    misleads: Text
-
-
-class Strategy(_Data):
-    """An entry of `knowledge/strategies.yaml`: an edit that may be proposed."""
-
-    name: Name
-    title: Text
-    edits: Literal["channels", "heads", "layers"]
-    """Which of the gate's limits apply."""
-    takes: tuple[ComponentKind, ...] = Field(min_length=1)
-    """Kinds of component it may be asked for at."""
-    does: Text
-    preconditions: Text
-    risk: Text
-    technique: Name
-    """Id of the knowledge card that explains it."""
-
-
-class _Metrics(_Card):
-    metrics: tuple[Metric, ...]
-
-
-class _Strategies(_Card):
-    strategies: tuple[Strategy, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cards:
-    """All cards in force, by name."""
-
-    agents: Mapping[str, AgentCard]
-    prompts: Mapping[str, PromptCard]
-    knowledge: Mapping[str, KnowledgeCard]
-    metrics: Mapping[str, Metric]
-    strategies: Mapping[str, Strategy]
-    vocabularies: Mapping[str, str]
-    """File name of each YAML vocabulary -> its hash."""
-
-    def hashes(self) -> dict[str, str]:
-        """`shelf/name` -> hash of every card, sorted: what a record keeps."""
-        named: dict[str, str] = {f"agents/{name}": card.hash for name, card in self.agents.items()}
-        named |= {f"prompts/{name}": card.hash for name, card in self.prompts.items()}
-        named |= {f"knowledge/{name}": card.hash for name, card in self.knowledge.items()}
-        named |= {f"knowledge/{name}": found for name, found in self.vocabularies.items()}
-        return dict(sorted(named.items()))
 
 
 def data_root() -> Path:
@@ -202,8 +66,8 @@ def load_cards(settings: Settings) -> Cards:
     pages = [path for path in files["knowledge"] if path.suffix == ".md"]
     knowledge = [_read_markdown(path, KnowledgeCard, "body", key="id") for path in pages]
     lists = {path.name: path for path in files["knowledge"] if path.suffix == ".yaml"}
-    metrics = _read_vocabulary(lists, "metrics.yaml", _Metrics)
-    strategies = _read_vocabulary(lists, "strategies.yaml", _Strategies)
+    metrics = _read_vocabulary(lists, "metrics.yaml", Metrics)
+    strategies = _read_vocabulary(lists, "strategies.yaml", Strategies)
     cards = Cards(
         agents=MappingProxyType({card.name: card for card in agents}),
         prompts=MappingProxyType({card.name: card for card in prompts}),
@@ -250,7 +114,7 @@ def _text(path: Path) -> tuple[str, str]:
     return text, hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-CardType = TypeVar("CardType", bound=_Card)
+CardType = TypeVar("CardType", bound=Card)
 
 
 def _read_markdown(path: Path, model: type[CardType], body: str, key: str = "name") -> CardType:
@@ -272,13 +136,13 @@ def _read_markdown(path: Path, model: type[CardType], body: str, key: str = "nam
 
 def _read_prompt(path: Path) -> PromptCard:
     card = _read_markdown(path, PromptCard, "template")
-    used, declared = set(_SLOT.findall(card.template)), set(card.inputs)
+    used, declared = set(SLOT.findall(card.template)), set(card.inputs)
     if used != declared:
         raise _malformed(
-            path, f"must use exactly the slots it declares, {_listed(declared)}",
-            f"uses {_listed(used)}", "mend `inputs` or the template",
+            path, f"must use exactly the slots it declares, {listed(declared)}",
+            f"uses {listed(used)}", "mend `inputs` or the template",
         )  # fmt: skip
-    if re.search(r"\{\{|\}\}", _SLOT.sub("", card.template)):
+    if re.search(r"\{\{|\}\}", SLOT.sub("", card.template)):
         raise _malformed(path, "must hold whole {{slots}} only", "has a stray {{ or }}")
     return card
 
@@ -295,7 +159,7 @@ def _read_vocabulary(lists: Mapping[str, Path], name: str, model: type[CardType]
     names = [entry.name for entry in getattr(card, shelf)]
     twice = sorted({entry for entry in names if names.count(entry) > 1})
     if twice:
-        raise _malformed(path, "must name each entry once", f"names {_listed(twice)} again")
+        raise _malformed(path, "must name each entry once", f"names {listed(twice)} again")
     return card
 
 
@@ -330,7 +194,13 @@ def _check_references(cards: Cards) -> None:
         if agent.prompt not in cards.prompts:
             raise CardError(
                 f"Agent {agent.name} must name a prompt card, but there is no prompt "
-                f"{agent.prompt!r}; take one of {_listed(cards.prompts)}."
+                f"{agent.prompt!r}; take one of {listed(cards.prompts)}."
+            )
+        unknown = sorted(set(agent.knowledge) - set(cards.knowledge))
+        if unknown:
+            raise CardError(
+                f"Agent {agent.name} must name knowledge cards that there are, but there is none "
+                f"called {listed(unknown)}; mend `knowledge` or add the card."
             )
     for strategy in cards.strategies.values():
         card = cards.knowledge.get(strategy.technique)
@@ -343,7 +213,3 @@ def _check_references(cards: Cards) -> None:
 
 def _malformed(path: Path, rule: str, arrived: str, fix: str = "mend the file") -> CardError:
     return CardError(f"The card {path.parent.name}/{path.name} {rule}, but {arrived}; {fix}.")
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

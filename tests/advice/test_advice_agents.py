@@ -4,7 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from advice.advice_records import HEADS, candidates, findings, record, verdict
@@ -13,10 +13,11 @@ from zsei.advice import Advice, interpret, propose
 from zsei.advice.evidence import BUILDERS, data_block
 from zsei.advice.facts import Facts
 from zsei.advice.schemas import OUTPUTS
+from zsei.cards import OUTPUT_OF, Evidence
 from zsei.errors import LLMTimeout, UsageError
-from zsei.llm import LLMRequest, ScriptedLLM
+from zsei.llm import Line, LLMRequest, ScriptedLLM
 from zsei.records import AnalysisRecord
-from zsei.resources import Evidence, load_cards
+from zsei.resources import load_cards
 from zsei.settings import LLMSettings, Settings
 from zsei.strategies import STRATEGIES, find_strategy
 
@@ -25,6 +26,10 @@ CARDS = load_cards(SETTINGS)
 MLP0 = "encoder.layer.0/mlp"
 FOUND = [finding.id for finding in findings()]
 IDS = {p.strategy: p.id for p in candidates()}
+
+
+def line(llm: ScriptedLLM, **limits: int) -> Line:
+    return Line(llm=llm, settings=LLMSettings(**limits))
 
 
 def reading(**changes: Any) -> str:
@@ -57,21 +62,21 @@ def planning(**changes: Any) -> str:
 
 
 def test_an_interpretation_keeps_what_holds() -> None:
-    llm = ScriptedLLM([reading()], name="some/model")
-    advice = interpret(record(), CARDS, SETTINGS, llm)
+    asked = line(ScriptedLLM([reading()], name="some/model"))
+    advice = interpret(record(), CARDS, asked)
     (told,) = advice.interpretations
     assert told.text == f"{MLP0} takes 31.9 % of the operations."
     assert (told.agent, told.voice, told.struck) == ("flow", "some/model", 1)
     assert told.finding_ids == (FOUND[0],)
     assert [(c.stated, c.holds) for c in told.claims] == [(0.319, True), (31.9, True), (7, False)]
     assert (advice.failures, advice.degraded) == ((), False)
-    (call,) = advice.calls
+    (call,) = asked.log
     assert (call.agent, call.model, call.outcome) == ("flow", "some/model", "ok")
 
 
 def test_what_the_agent_is_asked() -> None:
     llm = ScriptedLLM([reading()])
-    interpret(record(), CARDS, SETTINGS, llm)
+    interpret(record(), CARDS, line(llm))
     (request,) = llm.requests
     card = CARDS.agents["flow"]
     assert request.system == card.system
@@ -114,7 +119,7 @@ def test_every_part_can_be_shown_and_none_is_endless() -> None:
 
 def test_a_plan_chooses_orders_and_asks_for_more() -> None:
     llm = ScriptedLLM([planning()], name="some/model")
-    advice = propose(record(), candidates(), CARDS, SETTINGS, llm)
+    advice = propose(record(), candidates(), CARDS, SETTINGS, line(llm))
     heads, layer, own = advice.proposals
     assert [heads.id, layer.id] == [IDS["prune-heads"], IDS["remove-layer"]]
     assert (own.strategy, own.components) == ("prune-neurons", ("encoder.layer.1/mlp",))
@@ -133,7 +138,7 @@ def test_choices_keep_what_the_program_put_into_them() -> None:
     llm = ScriptedLLM([planning()])
     by_id = {p.id: p for p in candidates()}
     words = {"rationale": "", "priority": 0, "source": "rules"}
-    for proposal in propose(record(), candidates(), CARDS, SETTINGS, llm).proposals[:2]:
+    for proposal in propose(record(), candidates(), CARDS, SETTINGS, line(llm)).proposals[:2]:
         assert proposal.model_copy(update=words) == by_id[proposal.id]
 
 
@@ -142,7 +147,7 @@ def test_rejected_proposals_come_back_with_their_numbers() -> None:
     judged = record(proposals=(first,), verdicts=(verdict(first),))
     chosen = [{"candidate": IDS["remove-layer"], "rationale": "It is left."}]
     llm = ScriptedLLM([planning(choices=chosen)])
-    propose(judged, candidates(), CARDS, SETTINGS, llm)
+    propose(judged, candidates(), CARDS, SETTINGS, line(llm))
     shown = json.loads(llm.requests[0].prompt.split("<data>")[1].split("</data>")[0])
     assert shown["verdicts"][0]["after"][0]["value"] == 0.2345
     assert first.id not in {candidate["id"] for candidate in shown["candidates"]}
@@ -163,10 +168,11 @@ def test_rejected_proposals_come_back_with_their_numbers() -> None:
 )
 def test_a_wrong_interpretation_is_asked_for_again(changes: dict[str, Any], problem: str) -> None:
     llm = ScriptedLLM([reading(**changes), reading()])
-    advice = interpret(record(), CARDS, SETTINGS, llm)
+    asked = line(llm)
+    advice = interpret(record(), CARDS, asked)
     assert problem in llm.requests[1].prompt.split("</data>")[1]
     assert not advice.degraded
-    assert [call.outcome for call in advice.calls] == ["invalid", "ok"]
+    assert [call.outcome for call in asked.log] == ["invalid", "ok"]
 
 
 def variant(**changes: Any) -> dict[str, Any]:
@@ -197,7 +203,7 @@ def variant(**changes: Any) -> dict[str, Any]:
 )
 def test_a_wrong_plan_is_asked_for_again(changes: dict[str, Any], problem: str) -> None:
     llm = ScriptedLLM([planning(**changes), planning()])
-    advice = propose(record(), candidates(), CARDS, SETTINGS, llm)
+    advice = propose(record(), candidates(), CARDS, SETTINGS, line(llm))
     assert problem in llm.requests[1].prompt.split("</data>")[1]
     assert not advice.degraded
 
@@ -220,7 +226,7 @@ def test_a_variant_becomes_what_the_strategy_takes(
     wish: dict[str, Any], components: tuple[str, ...], params: dict[str, Any]
 ) -> None:
     llm = ScriptedLLM([planning(choices=[], **variant(**wish))])
-    (proposal,) = propose(record(), candidates(), CARDS, SETTINGS, llm).proposals
+    (proposal,) = propose(record(), candidates(), CARDS, SETTINGS, line(llm)).proposals
     assert (proposal.components, proposal.params) == (components, params)
     strategy = find_strategy(proposal.strategy)
     assert strategy.params.model_validate(proposal.params)
@@ -234,7 +240,7 @@ def test_the_strategies_that_are_told_are_those_there_are() -> None:
 
 def rules_alone() -> tuple[Advice, Advice]:
     return (
-        interpret(record(), CARDS, SETTINGS),
+        interpret(record(), CARDS),
         propose(record(), candidates(), CARDS, SETTINGS),
     )
 
@@ -245,38 +251,38 @@ def rules_alone() -> tuple[Advice, Advice]:
 )
 def test_rules_stand_in(answer: Any) -> None:
     told, proposed = rules_alone()
-    advice = interpret(record(), CARDS, SETTINGS, ScriptedLLM(lambda request: answer))
+    asked = line(ScriptedLLM(lambda request: answer))
+    advice = interpret(record(), CARDS, asked)
     assert advice.interpretations == told.interpretations
     assert advice.degraded
     (failure,) = advice.failures
     assert failure.stage == "advice"
     assert "flow" in failure.what
-    assert advice.calls
-    advice = propose(record(), candidates(), CARDS, SETTINGS, ScriptedLLM(lambda request: answer))
+    assert asked.log
+    advice = propose(record(), candidates(), CARDS, SETTINGS, asked)
     assert advice.proposals == proposed.proposals
     assert advice.interpretations == proposed.interpretations
     assert advice.degraded
 
 
 def test_the_calls_of_an_analysis_are_counted_together() -> None:
-    few = Settings(llm_call=LLMSettings(max_calls=1))
-    first = interpret(record(), CARDS, few, ScriptedLLM([reading()]))
-    llm = ScriptedLLM([planning()])
-    second = propose(record(), candidates(), CARDS, few, llm, calls=first.calls)
-    assert llm.requests == []
+    llm = ScriptedLLM([reading()])
+    few = line(llm, max_calls=1)
+    interpret(record(), CARDS, few)
+    second = propose(record(), candidates(), CARDS, SETTINGS, few)
+    assert len(llm.requests) == len(few.log) == 1
     assert second.degraded
-    assert second.calls == ()
     assert "1 calls" in second.failures[0].why
 
 
 def test_a_script_that_is_too_short_is_loud() -> None:
     with pytest.raises(UsageError, match="add an answer"):
-        interpret(record(), CARDS, SETTINGS, ScriptedLLM([]))
+        interpret(record(), CARDS, line(ScriptedLLM([])))
 
 
 def test_without_candidates_nobody_is_asked() -> None:
     llm = ScriptedLLM([])
-    assert propose(record(), (), CARDS, SETTINGS, llm) == Advice()
+    assert propose(record(), (), CARDS, SETTINGS, line(llm)) == Advice()
 
 
 def frozen(whole: AnalysisRecord) -> str:
@@ -308,11 +314,10 @@ def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> No
     before, offered = frozen(whole), [p.model_dump_json() for p in possible]
     numbers = {p.id: (p.params, p.components, p.expected, p.finding_ids) for p in possible}
     generator = random.Random(7)
-    quick = Settings(llm_call=LLMSettings(repairs=1))
     told = degraded = 0
     for _ in range(120):
         llm = ScriptedLLM(corrupted(generator, reading()))
-        advice = interpret(whole, CARDS, quick, llm)
+        advice = interpret(whole, CARDS, line(llm, repairs=1))
         assert advice.interpretations
         for interpretation in advice.interpretations:
             text = interpretation.model_dump_json()  # what cannot be written cannot be kept
@@ -320,9 +325,9 @@ def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> No
             assert json.loads(text)["text"].isprintable() or "\n" in interpretation.text
         told += any(said.voice != "rules" for said in advice.interpretations)
         llm = ScriptedLLM(corrupted(generator, planning()))
-        advice = propose(whole, possible, CARDS, quick, llm)
+        advice = propose(whole, possible, CARDS, SETTINGS, line(llm, repairs=1))
         degraded += advice.degraded
-        assert 0 < len(advice.proposals) <= quick.max_proposals
+        assert 0 < len(advice.proposals) <= SETTINGS.max_proposals
         for proposal in advice.proposals:
             same = (proposal.params, proposal.components, proposal.expected, proposal.finding_ids)
             if proposal.id in numbers:
@@ -337,12 +342,8 @@ def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> No
 
 
 def test_the_closed_lists_are_the_same_everywhere() -> None:
-    from typing import get_args
-
-    from zsei.resources import Output
-
     assert set(get_args(Evidence)) == set(BUILDERS)
-    assert set(get_args(Output)) == set(OUTPUTS)
+    assert set(OUTPUTS) <= set(OUTPUT_OF.values())
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUTS))

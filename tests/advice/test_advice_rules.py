@@ -21,16 +21,16 @@ CARDS = load_cards(SETTINGS)
 
 
 def test_it_speaks_on_every_topic_and_says_that_it_is_rules() -> None:
-    advice = interpret(record(), CARDS, SETTINGS)
+    advice = interpret(record(), CARDS)
     topics = [told.agent for told in advice.interpretations]
     assert topics == ["architecture", "bottlenecks", "redundancy", "critical-paths", "trust"]
     assert {told.voice for told in advice.interpretations} == {"rules"}
     assert "Rules wrote this, no language model." in advice.interpretations[0].text
-    assert (advice.failures, advice.calls, advice.degraded) == ((), (), False)
+    assert (advice.failures, advice.degraded) == ((), False)
 
 
 def test_it_says_what_the_record_holds() -> None:
-    text = "\n".join(told.text for told in interpret(record(), CARDS, SETTINGS).interpretations)
+    text = "\n".join(told.text for told in interpret(record(), CARDS).interpretations)
     for expected in (
         "36,924 parameters, with 2 layers and 8 heads",
         "encoder.layer.0/mlp has the largest flops share 31.9 %",
@@ -61,7 +61,7 @@ def test_it_says_when_a_test_disagrees() -> None:
             "validation": made.validation.model_copy(update={"checks": (general,)}),
         }
     )
-    told = interpret(doubted, load_cards(Settings()), Settings())
+    told = interpret(doubted, load_cards(Settings()))
     said = " ".join(i.text for i in told.interpretations)
     assert "Tested by exact ablation, this does not hold up." in said
     assert "Flow graph, tested by split samples: inconclusive." in said
@@ -69,7 +69,7 @@ def test_it_says_when_a_test_disagrees() -> None:
 
 
 def unstruck(record: AnalysisRecord, proposals: tuple[Proposal, ...] = ()) -> None:
-    told = interpret(record, CARDS, SETTINGS).interpretations
+    told = interpret(record, CARDS).interpretations
     told += propose(record, proposals, CARDS, SETTINGS).interpretations
     for interpretation in told:
         assert interpretation.struck == 0, [c for c in interpretation.claims if not c.holds]
@@ -165,7 +165,7 @@ def test_no_more_than_the_settings_allow() -> None:
 
 
 def test_the_same_record_gives_the_same_words() -> None:
-    first, second = (interpret(record(), CARDS, SETTINGS) for _ in range(2))
+    first, second = (interpret(record(), CARDS) for _ in range(2))
     assert first == second
     ids = [told.id for told in first.interpretations]
     assert len(set(ids)) == len(ids)

@@ -20,7 +20,7 @@ from zsei.errors import (
     LLMTruncated,
     UsageError,
 )
-from zsei.llm import CallRecord, LLMRequest, ask_typed
+from zsei.llm import CallRecord, Line, LLMRequest, ask_typed
 from zsei.llm.transport import LiteLLM
 from zsei.records import Record
 from zsei.settings import LLMSettings
@@ -71,7 +71,8 @@ def ask(scenario: str, log: list[CallRecord] | None = None) -> Score:
     llm = LiteLLM(f"openai/{scenario}", SETTINGS, pause=0.01)
     request = LLMRequest(system="s", prompt="p", seconds=SETTINGS.deadline_seconds)
     context = {"components": {"layer.0/head.1"}}
-    return ask_typed(llm, request, Score, context, settings=SETTINGS, log=log)
+    line = Line(llm=llm, settings=SETTINGS, log=[] if log is None else log)
+    return ask_typed(line, request, Score, context)
 
 
 @pytest.mark.parametrize(

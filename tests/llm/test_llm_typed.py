@@ -20,7 +20,7 @@ from zsei.errors import (
     LLMTruncated,
     UsageError,
 )
-from zsei.llm import CallRecord, LLMRequest, RawAnswer, ScriptedLLM, ask_typed
+from zsei.llm import CallRecord, Line, LLMRequest, RawAnswer, ScriptedLLM, ask_typed
 from zsei.llm.failures import masked
 from zsei.records import Record
 from zsei.settings import LLMSettings
@@ -43,9 +43,8 @@ REQUEST = LLMRequest(agent="flow", system="be exact", prompt="which?")
 
 
 def ask(llm: Any, log: list[CallRecord] | None = None, **settings: Any) -> Pick:
-    return ask_typed(
-        llm, REQUEST, Pick, {"components": {"a"}}, settings=LLMSettings(**settings), log=log
-    )
+    line = Line(llm=llm, settings=LLMSettings(**settings), log=[] if log is None else log)
+    return ask_typed(line, REQUEST, Pick, {"components": {"a"}})
 
 
 def test_the_request_carries_the_schema() -> None:
@@ -192,7 +191,7 @@ def test_time_bounds_the_repetitions_together() -> None:
         return "no"
 
     with pytest.raises(LLMTimeout):
-        ask_typed(ScriptedLLM(slow), request, Pick)
+        ask_typed(Line(llm=ScriptedLLM(slow)), request, Pick)
 
 
 def test_the_log_tells_questions_apart() -> None:

@@ -12,10 +12,10 @@ from zsei.advice.facts import Facts
 from zsei.advice.names import Reader
 from zsei.advice.order import by_gain_per_loss, explain_order, untried
 from zsei.advice.rules import explain
+from zsei.cards import AgentCard, Cards
 from zsei.errors import LLMError
-from zsei.llm import LLM, CallRecord
+from zsei.llm import Line
 from zsei.records import AnalysisRecord, Failure, Interpretation, Proposal
-from zsei.resources import AgentCard, Cards
 from zsei.settings import Settings
 
 
@@ -27,8 +27,6 @@ class Advice:
     proposals: tuple[Proposal, ...] = ()
     """In the order to try them."""
     failures: tuple[Failure, ...] = ()
-    calls: tuple[CallRecord, ...] = ()
-    """Calls to the language model, failed ones included."""
     degraded: bool = False
     """Whether a language model was asked and rules stood in for it."""
 
@@ -36,19 +34,14 @@ class Advice:
 def interpret(
     record: AnalysisRecord,
     cards: Cards,
-    settings: Settings,
-    llm: LLM | None = None,
-    *,
-    calls: Sequence[CallRecord] = (),
+    line: Line | None = None,
 ) -> Advice:
     """Say what a record's numbers mean.
 
     Args:
         record: Holding components, measurements, findings and validation.
         cards: Agents of the stage "interpret" speak one after the other, in order of name.
-        settings: Limits of the calls.
-        llm: Who is asked; None lets the rules speak.
-        calls: Calls already made in this analysis; they count towards its limit.
+        line: Whom to ask; None lets the rules speak.
 
     Returns:
         Interpretations in which every number was checked. With `degraded`, the rules' own stand
@@ -56,7 +49,7 @@ def interpret(
     """
     facts = Facts(record)
     reader = Reader(facts, cards)
-    session = _session(facts, reader, cards, settings, llm, calls)
+    session = _session(facts, reader, cards, line)
     said: list[Interpretation] = []
     failures: list[Failure] = []
     if session is not None:
@@ -67,7 +60,7 @@ def interpret(
                 failures.append(_failure(agent, error))
     if not said or failures:
         said += explain(facts, reader, cards)
-    return _advice(session, calls, said, (), failures)
+    return _advice(said, (), failures)
 
 
 def propose(
@@ -75,9 +68,7 @@ def propose(
     candidates: Sequence[Proposal],
     cards: Cards,
     settings: Settings,
-    llm: LLM | None = None,
-    *,
-    calls: Sequence[CallRecord] = (),
+    line: Line | None = None,
 ) -> Advice:
     """Choose among candidates and put them in order.
 
@@ -87,8 +78,7 @@ def propose(
             `predicted_loss` among their expected measurements decide the rules' order.
         cards: Agents of the stage "propose"; their choices are joined in order of name.
         settings: `max_proposals` bounds the result.
-        llm: Who is asked; None lets the rules order.
-        calls: Calls already made in this analysis; they count towards its limit.
+        line: Whom to ask; None lets the rules order.
 
     Returns:
         Proposals with their priority, 0 first.
@@ -96,7 +86,7 @@ def propose(
     open_to_try = untried(candidates, record)
     facts = Facts(record, open_to_try)
     reader = Reader(facts, cards)
-    session = _session(facts, reader, cards, settings, llm, calls)
+    session = _session(facts, reader, cards, line)
     said: list[Interpretation] = []
     proposals: dict[str, Proposal] = {}
     failures: list[Failure] = []
@@ -115,18 +105,13 @@ def propose(
         proposals = {p.id: p for p in ordered}
     first = [*proposals.values()][: settings.max_proposals]
     ranked = [p.model_copy(update={"priority": place}) for place, p in enumerate(first)]
-    return _advice(session, calls, said, ranked, failures)
+    return _advice(said, ranked, failures)
 
 
-def _session(
-    facts: Facts, reader: Reader, cards: Cards, settings: Settings, llm: LLM | None,
-    calls: Sequence[CallRecord],
-) -> Session | None:  # fmt: skip
-    if llm is None:
+def _session(facts: Facts, reader: Reader, cards: Cards, line: Line | None) -> Session | None:
+    if line is None:
         return None
-    return Session(
-        facts=facts, reader=reader, cards=cards, settings=settings, llm=llm, log=list(calls)
-    )
+    return Session(facts=facts, reader=reader, cards=cards, line=line)
 
 
 def _agents(cards: Cards, stage: str) -> list[AgentCard]:
@@ -143,13 +128,11 @@ def _failure(agent: AgentCard, error: LLMError) -> Failure:
 
 
 def _advice(
-    session: Session | None, calls: Sequence[CallRecord], said: Sequence[Interpretation],
-    proposals: Sequence[Proposal], failures: Sequence[Failure],
-) -> Advice:  # fmt: skip
+    said: Sequence[Interpretation], proposals: Sequence[Proposal], failures: Sequence[Failure]
+) -> Advice:
     return Advice(
         interpretations=tuple(said),
         proposals=tuple(proposals),
         failures=tuple(failures),
-        calls=tuple(session.log[len(calls) :]) if session is not None else (),
         degraded=bool(failures),
     )

@@ -10,16 +10,15 @@ from zsei.advice.grounding import Cited, Grounded, ground
 from zsei.advice.names import Reader
 from zsei.advice.order import untried
 from zsei.advice.rules import written
-from zsei.advice.schemas import CitedNumber, FlowReading, StrategyPlan, Vocabulary
+from zsei.advice.schemas import CitedNumber, Reading, StrategyPlan, Vocabulary
 from zsei.advice.variants import as_proposal
+from zsei.cards import AgentCard, Cards
 from zsei.errors import LLMInvalid
-from zsei.llm import LLM, CallRecord, LLMRequest, ask_typed
+from zsei.llm import Line, LLMRequest, ask_typed
 from zsei.records import Claim, Interpretation, Proposal
-from zsei.resources import AgentCard, Cards
-from zsei.settings import Settings
 from zsei.strategies import STRATEGIES
 
-Answer = TypeVar("Answer", FlowReading, StrategyPlan)
+Answer = TypeVar("Answer", Reading, StrategyPlan)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +28,7 @@ class Session:
     facts: Facts
     reader: Reader
     cards: Cards
-    settings: Settings
-    llm: LLM
-    log: list[CallRecord]
+    line: Line
 
 
 def read_flow(agent: AgentCard, session: Session) -> Interpretation:
@@ -44,13 +41,13 @@ def read_flow(agent: AgentCard, session: Session) -> Interpretation:
     Raises:
         LLMError: It failed, or nothing that it said holds.
     """
-    answer = _ask(agent, session, FlowReading)
+    answer = _ask(agent, session, Reading)
     grounded = _grounded(answer.text, answer.claims, answer.finding_ids, session)
     if not grounded.text:
         raise _nothing_holds(agent, session, grounded)
     return written(
         agent.name, grounded.text, grounded.claims, grounded.struck, answer.finding_ids,
-        _voice(session),
+        session.line.voice,
     )  # fmt: skip
 
 
@@ -78,7 +75,7 @@ def plan(agent: AgentCard, session: Session) -> tuple[Interpretation, tuple[Prop
         proposals[proposal.id] = proposal.model_copy(
             update={
                 "rationale": said.text or proposal.rationale,
-                "source": _voice(session),
+                "source": session.line.voice,
                 "priority": len(proposals),
             }
         )
@@ -86,7 +83,7 @@ def plan(agent: AgentCard, session: Session) -> tuple[Interpretation, tuple[Prop
     grounded = _grounded(answer.text, answer.claims, ids, session)
     told = written(
         agent.name, grounded.text, (*grounded.claims, *claims), grounded.struck + struck, ids,
-        _voice(session),
+        session.line.voice,
     )  # fmt: skip
     kept = untried(proposals.values(), session.facts.record)
     return told, kept
@@ -94,7 +91,7 @@ def plan(agent: AgentCard, session: Session) -> tuple[Interpretation, tuple[Prop
 
 def _ask(agent: AgentCard, session: Session, output_type: type[Answer]) -> Answer:
     """The agent's question, as its card puts it, and the validated answer."""
-    facts, cards, settings = session.facts, session.cards, session.settings
+    facts, cards, limits = session.facts, session.cards, session.line.settings
     data = data_block(agent.evidence, facts, cards)
     prompt = cards.prompts[agent.prompt]
     values = {"purpose": agent.purpose, "data": data}
@@ -102,13 +99,11 @@ def _ask(agent: AgentCard, session: Session, output_type: type[Answer]) -> Answe
         agent=agent.name,
         system=agent.system,
         prompt=prompt.fill(**{name: values[name] for name in prompt.inputs}),
-        max_tokens=min(agent.budget.tokens, settings.llm_call.max_tokens),
-        seconds=min(agent.budget.seconds, settings.llm_call.deadline_seconds),
+        max_tokens=min(agent.budget.tokens, limits.max_tokens),
+        seconds=min(agent.budget.seconds, limits.deadline_seconds),
     )
     context = dict(_vocabulary(facts, cards))
-    return ask_typed(
-        session.llm, request, output_type, context, settings=settings.llm_call, log=session.log
-    )
+    return ask_typed(session.line, request, output_type, context)
 
 
 def _vocabulary(facts: Facts, cards: Cards) -> Vocabulary:
@@ -139,13 +134,8 @@ def _grounded(
     )
 
 
-def _voice(session: Session) -> str:
-    """Name of the model that answered last."""
-    return session.log[-1].model
-
-
 def _nothing_holds(agent: AgentCard, session: Session, grounded: Grounded) -> LLMInvalid:
     return LLMInvalid(
         f"What the agent {agent.name} says must hold against the record, but none of the "
-        f"{grounded.struck} statements of {_voice(session)} did; ask a stronger model."
+        f"{grounded.struck} statements of {session.line.voice} did; ask a stronger model."
     )

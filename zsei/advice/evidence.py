@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from zsei.advice.facts import Facts
+from zsei.cards import Cards, Evidence
 from zsei.records import Check, Finding, Measurement, Proposal, Verdict
-from zsei.resources import Cards, Evidence
 
 _MEASUREMENT_CHARACTERS = 16_000
 """Room for measurements; those of components in findings and candidates come first."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from zsei.advice.facts import Facts
 from zsei.advice.numerals import find_numerals
-from zsei.resources import Cards
+from zsei.cards import Cards
 
 _TECHNICAL = (
     "L1", "L2", "bf16", "fp16", "fp32", "float16", "float32", "float64", "int4", "int8", "top-1",

@@ -10,8 +10,8 @@ from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
 from zsei.advice.wording import component, components, listed, numbers, stated, value
+from zsei.cards import Cards
 from zsei.records import AnalysisRecord, Check, Finding, Interpretation, Measurement, digest
-from zsei.resources import Cards
 
 VOICE = "rules"
 _PER_CODE = 3

@@ -46,7 +46,7 @@ class CitedNumber(Record):
         return self
 
 
-class FlowReading(Record):
+class Reading(Record):
     """What the numbers mean, in words."""
 
     text: str
@@ -149,7 +149,7 @@ class StrategyPlan(Record):
         return self
 
 
-OUTPUTS: Mapping[str, type[BaseModel]] = {"FlowReading": FlowReading, "StrategyPlan": StrategyPlan}
+OUTPUTS: Mapping[str, type[BaseModel]] = {"Reading": Reading, "StrategyPlan": StrategyPlan}
 """The types an agent card may name under `output`."""
 
 

@@ -12,7 +12,7 @@ from zsei.cli import codes
 from zsei.cli.options import settings
 
 if TYPE_CHECKING:
-    from zsei.resources import Cards, Metric
+    from zsei.cards import Cards, Metric
 
 KINDS = ("finding", "technique", "measure", "importance criterion", "measurement")
 """Kinds of topics, in the order in which they are listed."""

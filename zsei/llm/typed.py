@@ -20,8 +20,8 @@ from zsei.errors import (
     LLMTruncated,
     ZseiError,
 )
-from zsei.llm.types import LLM, CallRecord, LLMRequest, RawAnswer
-from zsei.settings import LLMSettings
+from zsei.llm.line import Line
+from zsei.llm.types import CallRecord, LLMRequest, RawAnswer
 
 Answer = TypeVar("Answer", bound=BaseModel)
 Problem = dict[str, str]
@@ -39,24 +39,19 @@ Answer again, whole, with one JSON object."""
 
 
 def ask_typed(
-    llm: LLM,
+    line: Line,
     request: LLMRequest,
     output_type: type[Answer],
     context: dict[str, Any] | None = None,
-    *,
-    settings: LLMSettings | None = None,
-    log: list[CallRecord] | None = None,
 ) -> Answer:
     """Ask, judge, and ask again at most `settings.repairs` times.
 
     Args:
-        llm: Who is asked.
+        line: Who is asked, within which limits; its log gets the calls, failed ones included.
         request: The question; its `answer_schema` is filled in here, and its `seconds` bound all
             repetitions together.
         output_type: What the answer must be.
         context: Closed vocabularies and the like, for the type's own validators.
-        settings: Limits of a call.
-        log: Calls so far of this analysis; this one's are appended, failed ones included.
 
     Returns:
         The validated answer.
@@ -66,10 +61,9 @@ def ask_typed(
         LLMRefused: The model declined; it is not asked again.
         LLMTruncated: The answer was cut off, with twice the tokens too.
         LLMTimeout: The time was up.
-        LLMError: Any other failure, or the calls of this analysis are used up.
+        LLMError: Any other failure, or the calls of this line are used up.
     """
-    settings = settings or LLMSettings()
-    log = [] if log is None else log
+    log, repairs = line.log, line.settings.repairs
     ends = time.monotonic() + request.seconds
     asked = request.model_copy(
         update={
@@ -77,9 +71,9 @@ def ask_typed(
             "answer_name": output_type.__name__,
         }
     )
-    repairs, may_grow = 0, True
+    again, may_grow = 0, True
     while True:
-        raw = _complete(llm, asked, ends, settings, log)
+        raw = _complete(line, asked, ends)
         if raw.finish_reason == "length" and may_grow:
             log.append(_entry(asked, raw, "truncated"))
             may_grow = False
@@ -96,16 +90,16 @@ def ask_typed(
         else:
             log.append(_entry(asked, raw, "ok"))
             return answer
-        if repairs >= settings.repairs:
+        if again >= repairs:
             first = problems[0]
             raise LLMInvalid(
                 f"{raw.model} must answer with a valid {output_type.__name__}, but after "
                 f"{repairs} re-asks it still did not (at {first['at'] or 'the top'}: "
                 f"{first['problem']}); ask a stronger model."
             )
-        repairs += 1
-        again = _AGAIN.format(problems=json.dumps(problems))
-        asked = asked.model_copy(update={"prompt": request.prompt + again})
+        again += 1
+        wrong = _AGAIN.format(problems=json.dumps(problems))
+        asked = asked.model_copy(update={"prompt": request.prompt + wrong})
 
 
 class _Unfit(Exception):
@@ -116,13 +110,12 @@ class _Unfit(Exception):
         self.problems = problems
 
 
-def _complete(
-    llm: LLM, asked: LLMRequest, ends: float, settings: LLMSettings, log: list[CallRecord]
-) -> RawAnswer:
+def _complete(line: Line, asked: LLMRequest, ends: float) -> RawAnswer:
     """One call, inside what is left of time and calls; a failed one is logged."""
-    if len(log) >= settings.max_calls:
+    llm, log, most = line.llm, line.log, line.settings.max_calls
+    if len(log) >= most:
         raise LLMError(
-            f"An analysis may make {settings.max_calls} calls to a language model, and they are "
+            f"An analysis may make {most} calls to a language model, and they are "
             "used up; allow more with ZSEI_LLM_CALL__MAX_CALLS."
         )
     if log and log[-1].outcome in _UNREACHABLE:

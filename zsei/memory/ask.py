@@ -6,10 +6,10 @@ No language model, embedder or Chroma is needed; where there is one, it only add
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from zsei.errors import LLMError, UsageError
-from zsei.llm.types import LLM, CallRecord
+from zsei.llm.line import Line
 from zsei.memory.chunks import Card, some
 from zsei.memory.compare import answer_comparison
 from zsei.memory.numbers import answer_measurements, answer_ranking, answer_runs
@@ -35,27 +35,15 @@ _EXACT = ("profile", "runs")
 _RULES = "rules"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Voice:
-    """The language model, if there is one, and what became of its calls."""
-
-    llm: LLM | None
-    log: list[CallRecord]
-
-    @property
-    def name(self) -> str:
-        return self.log[-1].model if self.log else _RULES
-
-
 def ask(
-    question: str, memory: Memory, llm: LLM | None = None, knowledge: Iterable[Card] = ()
+    question: str, memory: Memory, line: Line | None = None, knowledge: Iterable[Card] = ()
 ) -> Answer:
     """Answer a question about the analyses in memory.
 
     Args:
         question: In plain words; names of models, runs, components, metrics are recognised.
         memory: Where the analyses are.
-        llm: May plan what the rules cannot read, and word the answer; it never writes a number.
+        line: May plan what the rules cannot read, and word the answer; it never writes a number.
             Where it fails the rules answer, and `Answer.voice` is "rules (" + the error + ")".
         knowledge: Cards (id, title, text) that explain terms; see `chunks.cards_of`.
 
@@ -76,27 +64,27 @@ def ask(
     with memory.reading() as db:
         vocabulary = load(db, cards)
     reading = read(question, vocabulary)
-    voice = _Voice(llm=llm, log=[])
+    asked = len(line.log) if line is not None else 0
     failure = ""
     chosen, problem = _planned(reading, vocabulary)
     if "define" in reading.wishes and not reading.article and is_titled(question, cards):
         chosen, problem = QueryPlan(intent="define", subject="concept"), None
-    if (chosen is None or problem) and llm is not None and vocabulary.runs and not reading.unknown:
+    if (chosen is None or problem) and line is not None and vocabulary.runs and not reading.unknown:
         try:
-            other = plan_with(llm, question, vocabulary, voice.log)
+            other = plan_with(line, question, vocabulary)
             chosen, problem = (other, None) if other is not None else (chosen, problem)
         except LLMError as error:
             failure = type(error).__name__
     draft = problem or _carried_out(memory, reading, chosen, vocabulary, cards)
     said = _RULES
-    if llm is not None and draft.answered and not failure:
+    if line is not None and draft.answered and not failure:
         try:
-            words = word_with(llm, question, draft, voice.log)
-            draft, said = replace(draft, text=f"{words}\n{_sources(draft)}"), voice.name
+            words = word_with(line, question, draft)
+            draft, said = replace(draft, text=f"{words}\n{_sources(draft)}"), line.voice
         except LLMError as error:
             failure = type(error).__name__
-    if voice.log:
-        memory.log_calls(voice.log)
+    if line is not None and len(line.log) > asked:
+        memory.log_calls(line.log[asked:])
     return Answer(
         question=question,
         text=draft.text,

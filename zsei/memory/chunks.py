@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from zsei.cards import Cards
 from zsei.records import AnalysisRecord, Finding, Measurement, Proposal, Verdict
-from zsei.resources import Cards
 
 ChunkKind = Literal["finding", "summary", "verdict", "interpretation", "failure", "knowledge"]
 Card = tuple[str, str, str]

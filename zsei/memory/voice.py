@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import JsonValue, ValidationInfo, field_validator
 
+from zsei.llm.line import Line
 from zsei.llm.typed import ask_typed
-from zsei.llm.types import LLM, CallRecord, LLMRequest
+from zsei.llm.types import LLMRequest
 from zsei.memory.plan import Intent, Operation, QueryPlan, Subject
 from zsei.memory.query import Row
 from zsei.memory.say import Draft, number
@@ -87,9 +88,7 @@ class WordedAnswer(Record):
         return text
 
 
-def plan_with(
-    llm: LLM, question: str, vocabulary: Vocabulary, log: list[CallRecord]
-) -> QueryPlan | None:
+def plan_with(line: Line, question: str, vocabulary: Vocabulary) -> QueryPlan | None:
     """A plan for a question that the rules cannot read; None when it is not about memory.
 
     Raises:
@@ -101,7 +100,7 @@ def plan_with(
         lists[slot] = [name for name, (field, _) in known.items() if field == slot]
     lists["components"] = list(vocabulary.components[:_COMPONENTS])
     request = LLMRequest(agent=AGENT, system=_PLAN_SYSTEM, prompt=_data(lists), max_tokens=400)
-    answer = ask_typed(llm, request, PlanAnswer, {"known": known}, log=log)
+    answer = ask_typed(line, request, PlanAnswer, {"known": known})
     if answer.subject == "none":
         return None
     chosen: dict[str, list[str | int]] = {}
@@ -119,7 +118,7 @@ def plan_with(
     )
 
 
-def word_with(llm: LLM, question: str, draft: Draft, log: list[CallRecord]) -> str:
+def word_with(line: Line, question: str, draft: Draft) -> str:
     """The draft's rows in the model's words, numbers filled in from the rows.
 
     Raises:
@@ -128,7 +127,7 @@ def word_with(llm: LLM, question: str, draft: Draft, log: list[CallRecord]) -> s
     slots = _slots(draft.rows)
     shown: dict[str, JsonValue] = {"question": question, "rows": dict(slots)}
     request = LLMRequest(agent=AGENT, system=_WORD_SYSTEM, prompt=_data(shown), max_tokens=600)
-    answer = ask_typed(llm, request, WordedAnswer, {"slots": slots}, log=log)
+    answer = ask_typed(line, request, WordedAnswer, {"slots": slots})
     return _SLOT.sub(lambda slot: slots[slot[1]], answer.text)
 
 
