@@ -195,6 +195,19 @@ class Interpretation(Record):
     """How many statements were struck out because they did not hold."""
 
 
+class Objection(Record):
+    """What a critic holds against something that was said or proposed; it decides nothing."""
+
+    about: str
+    """Id of the interpretation, finding or proposal."""
+    kind: Literal[
+        "not supported", "contradicted by a check", "too few samples", "tried before", "risk"
+    ]  # fmt: skip
+    agent: str
+    voice: str
+    text: str
+
+
 class Proposal(Record):
     """A change somebody thinks worthwhile. Data only: it executes nothing."""
 
@@ -262,6 +275,21 @@ class Verdict(Record):
         from zsei.report.notebook import verdict_html
 
         return verdict_html(self)
+
+
+class Round(Record):
+    """One turn of proposing and judging; rejected proposals are in front of the next one."""
+
+    number: int
+    voice: str
+    """"rules" or the name of the language model that chose in this round."""
+    interpretation_ids: tuple[str, ...] = ()
+    """What was said about the choice."""
+    proposal_ids: tuple[str, ...] = ()
+    """What was tried, in order; the verdicts of the record say how it ended."""
+    outcomes: dict[Outcome, int] = Field(default_factory=dict)
+    gain: float | None = None
+    """Mean of the shares of parameters and operations that the best accepted set so far removes."""
 
 
 class CriterionCheck(Record):
@@ -425,8 +453,11 @@ class AnalysisRecord(Record):
     flow: FlowData = FlowData()
     findings: tuple[Finding, ...] = ()
     interpretations: tuple[Interpretation, ...] = ()
+    objections: tuple[Objection, ...] = ()
     proposals: tuple[Proposal, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    rounds: tuple[Round, ...] = ()
+    """How proposing and judging took turns."""
     combined: Verdict | None = None
     """The accepted proposals applied together and measured again; its `proposal_id` joins the ids
     of those that are in it with "+"."""
