@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench
+.PHONY: help install demo test test-long lint bench
 
 help:  ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## make the environment; the targets below do it by themselves
 
@@ -20,6 +20,9 @@ demo: $(STAMP)  ## analyse a real sentence encoder, write a report, ask one ques
 
 test: $(STAMP)  ## run the tests, on all cores
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test-long: $(STAMP)  ## run what the tests above leave out: the same, at full size
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m long
 
 lint: $(STAMP)  ## check style, formatting and types
 	$(BIN)/ruff check .
