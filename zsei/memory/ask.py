@@ -7,11 +7,13 @@ No language model, embedder or Chroma is needed; where there is one, it only add
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import UTC, date, datetime
 
 from zsei.errors import LLMError, UsageError
 from zsei.llm.line import Line
 from zsei.memory.chunks import Card, some
 from zsei.memory.compare import answer_comparison
+from zsei.memory.dates import told
 from zsei.memory.numbers import answer_measurements, answer_ranking, answer_runs
 from zsei.memory.passages import (
     answer_concept,
@@ -26,6 +28,7 @@ from zsei.memory.reading import Reading, read
 from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
 from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
+from zsei.memory.thread import Thread, completed, followed
 from zsei.memory.vocabulary import Vocabulary, load
 from zsei.memory.voice import plan_with, word_with
 from zsei.records import Answer
@@ -36,7 +39,12 @@ _RULES = "rules"
 
 
 def ask(
-    question: str, memory: Memory, line: Line | None = None, knowledge: Iterable[Card] = ()
+    question: str,
+    memory: Memory,
+    line: Line | None = None,
+    knowledge: Iterable[Card] = (),
+    *,
+    today: date | None = None,
 ) -> Answer:
     """Answer a question about the analyses in memory.
 
@@ -46,6 +54,7 @@ def ask(
         line: May plan what the rules cannot read, and word the answer; it never writes a number.
             Where it fails the rules answer, and `Answer.voice` is "rules (" + the error + ")".
         knowledge: Cards (id, title, text) that explain terms; see `chunks.cards_of`.
+        today: What "last week" is counted from; None is today in UTC.
 
     Returns:
         Text, the rows behind it with exact stored numbers, and a citation for each source. When
@@ -56,6 +65,30 @@ def ask(
         UsageError: the question has no words.
         MemoryDamaged: the store cannot be read.
     """
+    return ask_in(Thread(), question, memory, line, knowledge, today=today)[0]
+
+
+def ask_in(
+    thread: Thread,
+    question: str,
+    memory: Memory,
+    line: Line | None = None,
+    knowledge: Iterable[Card] = (),
+    *,
+    today: date | None = None,
+) -> tuple[Answer, Thread]:
+    """Answer a question in a conversation, and give back where the conversation then stands.
+
+    A conversation starts with `Thread()`, or `Thread(runs=(...))` for one about a few analyses,
+    and hands each returned thread to the next question:
+
+        answer, thread = ask_in(thread, "effective rank of the mlp of layer 3 in vit?", memory)
+        answer, thread = ask_in(thread, "and layer 4?", memory)
+        answer, thread = ask_in(thread, "compare it with the other one", memory)
+
+    Nothing is kept elsewhere: the same thread, question and memory give the same answer, and an
+    answer that refused gives back the thread as it was. Arguments and errors are those of `ask`.
+    """
     question = " ".join(question.split())
     if not any(letter.isalnum() for letter in question):
         raise UsageError("A question needs words; for example: which heads matter most?")
@@ -63,7 +96,8 @@ def ask(
     memory.learn(cards)
     with memory.reading() as db:
         vocabulary = load(db, cards)
-    reading = read(question, vocabulary)
+    reading = read(question, vocabulary, today or datetime.now(UTC).date())
+    reading = completed(reading, thread, vocabulary)
     asked = len(line.log) if line is not None else 0
     failure = ""
     chosen, problem = _planned(reading, vocabulary)
@@ -75,6 +109,8 @@ def ask(
             chosen, problem = (other, None) if other is not None else (chosen, problem)
         except LLMError as error:
             failure = type(error).__name__
+    if chosen is not None and thread.runs:
+        chosen = chosen.model_copy(update={"among": thread.runs})
     draft = problem or _carried_out(memory, reading, chosen, vocabulary, cards)
     said = _RULES
     if line is not None and draft.answered and not failure:
@@ -85,7 +121,7 @@ def ask(
             failure = type(error).__name__
     if line is not None and len(line.log) > asked:
         memory.log_calls(line.log[asked:])
-    return Answer(
+    answer = Answer(
         question=question,
         text=draft.text,
         rows=draft.rows,
@@ -94,6 +130,7 @@ def ask(
         searched=len(vocabulary.runs),
         filters=chosen.filters() if chosen is not None else {},
     )
+    return answer, followed(thread, reading, answer)
 
 
 def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None, Draft | None]:
@@ -132,8 +169,9 @@ def _carried_out(
     fitting = scope(chosen, vocabulary)
     if not fitting.runs or (fitting.missing and chosen.intent == "compare"):
         missing = ", ".join(repr(label) for label in fitting.missing) or "that"
+        when = f" {' or '.join(map(told, chosen.spans))}" if chosen.spans else ""
         return refusal(
-            f"No such analysis: nothing of {missing} is in memory. {_holdings(vocabulary)}"
+            f"No such analysis: nothing of {missing}{when} is in memory. {_holdings(vocabulary)}"
         )
     draft = _by_subject(memory, reading, chosen, fitting, vocabulary)
     return replace(draft, text=draft.text + _remarks(reading, chosen, fitting, draft, vocabulary))

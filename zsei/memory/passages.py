@@ -68,7 +68,7 @@ def answer_summary(db: sqlite3.Connection, scope: Scope) -> Draft:
     found = db.execute(
         "SELECT chunks.id, run, kind, key, text FROM chunks JOIN runs ON runs.id = chunks.run "
         f"WHERE kind IN ('summary', 'interpretation') AND run IN ({marks}) "
-        "ORDER BY sequence DESC, kind DESC, number",
+        "ORDER BY created DESC, sequence DESC, kind DESC, number",
         runs,
     )
     hits = [Hit(**dict(row), score=1.0, cosine=None) for row in found]

@@ -8,7 +8,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from zsei.memory.reading import Comparison, Edge, Group, Reading
+from zsei.memory.dates import Span
+from zsei.memory.places import Edge
+from zsei.memory.reading import Comparison, Group, Reading
 from zsei.memory.vocabulary import Vocabulary
 from zsei.memory.words import KIND_OF_CODE, REDUNDANT_OF_KIND
 from zsei.records import Record
@@ -32,7 +34,11 @@ class QueryPlan(Record):
     subject: Subject
     runs: tuple[str, ...] = ()
     offsets: tuple[int, ...] = ()
-    """Analyses by age among those that fit: 0 the last, 1 the one before."""
+    """Analyses by age among those that fit: 0 the last, 1 the one before, -1 the first."""
+    spans: tuple[Span, ...] = ()
+    """When they were made: in one of these."""
+    among: tuple[str, ...] = ()
+    """The analyses a conversation is about: the others only where the question names them."""
     models: tuple[str, ...] = ()
     """Labels of `Vocabulary.models`: models, families, kinds of architecture."""
     everywhere: bool = False
@@ -68,7 +74,7 @@ class QueryPlan(Record):
     @property
     def scoped(self) -> bool:
         """Whether it says which analyses to look at."""
-        return bool(self.runs or self.offsets or self.models or self.everywhere)
+        return bool(self.runs or self.offsets or self.spans or self.models or self.everywhere)
 
     def filters(self) -> dict[str, JsonValue]:
         """The restrictions it makes, for showing."""
@@ -83,6 +89,7 @@ def plan(reading: Reading, vocabulary: Vocabulary) -> QueryPlan | None:
         subject="passages",
         runs=reading.runs,
         offsets=reading.offsets,
+        spans=reading.spans,
         models=reading.named("model"),
         everywhere="everywhere" in reading.wishes,
         components=reading.components,
@@ -160,7 +167,10 @@ def _subject(reading: Reading, base: QueryPlan, vocabulary: Vocabulary) -> Subje
         ("summary" in wishes and "runs" in wishes, "passages"),
         ("runs" in wishes and (base.operation == "count" or "list" in wishes), "runs"),
         ("define" in wishes and not base.scoped, "concept"),
-        (bool(base.models or base.runs or base.offsets) and not reading.leftovers, "runs"),
+        (
+            bool(base.models or base.runs or base.offsets or base.spans) and not reading.leftovers,
+            "runs",
+        ),
     )
     return next((subject for holds, subject in rules if holds), None)
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from zsei.memory.dates import contains
 from zsei.memory.plan import QueryPlan
 from zsei.memory.vocabulary import Vocabulary
 
 Row = dict[str, JsonValue]
+_NEWEST = "runs.created DESC, runs.sequence DESC"
 IMPORTANCE = ("ablation_effect", "sensitivity", "taylor", "magnitude")
 """What orders components where an analysis holds no ranking: the exact effect first."""
 
@@ -40,9 +42,19 @@ def scope(plan: QueryPlan, vocabulary: Vocabulary) -> Scope:
         fitting = tuple(run for run in fitting if run in chosen)
     if plan.runs:
         fitting = tuple(run for run in fitting if run in plan.runs)
+    if plan.spans:
+        fitting = tuple(
+            run
+            for run in fitting
+            if any(contains(span, vocabulary.created[run]) for span in plan.spans)
+        )
+    if plan.among and not plan.runs:
+        fitting = tuple(run for run in fitting if run in plan.among) or fitting
     if plan.offsets:
-        fitting = tuple(fitting[offset] for offset in plan.offsets if offset < len(fitting))
-    named = bool(plan.runs or plan.offsets)
+        count = len(fitting)
+        chosen = (fitting[offset] for offset in plan.offsets if -count <= offset < count)
+        fitting = tuple(dict.fromkeys(chosen))
+    named = bool(plan.runs or plan.offsets or plan.spans)
     return Scope(runs=fitting, whole=plan.everywhere or named, missing=missing)
 
 
@@ -78,7 +90,7 @@ def measurements(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> list[
         "m.unit, m.std, m.n, m.state, m.note FROM measurements AS m "
         "JOIN runs ON runs.id = m.run "
         "LEFT JOIN components AS c ON c.run = m.run AND c.id = m.component "
-        f"WHERE {' AND '.join(clauses)} ORDER BY runs.sequence DESC, m.component, m.name",
+        f"WHERE {' AND '.join(clauses)} ORDER BY {_NEWEST}, m.component, m.name",
         values,
     )
     return _natural(counted(dict(row)) for row in found)
@@ -96,7 +108,7 @@ def ranking(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> list[Row]:
         "SELECT m.run, runs.model, m.kind, m.criterion, m.position + 1 AS place, m.component, "
         "m.score AS value FROM rankings AS m JOIN runs ON runs.id = m.run "
         "LEFT JOIN components AS c ON c.run = m.run AND c.id = m.component "
-        f"WHERE {' AND '.join(clauses)} ORDER BY runs.sequence DESC, m.kind, m.criterion, "
+        f"WHERE {' AND '.join(clauses)} ORDER BY {_NEWEST}, m.kind, m.criterion, "
         f"m.position {'DESC' if plan.ascending else 'ASC'}",
         values,
     )
@@ -123,7 +135,7 @@ def findings(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> list[Row]
         "findings.severity, findings.components, findings.message, findings.evidence, "
         "findings.timed FROM findings JOIN runs ON runs.id = findings.run "
         f"WHERE {' AND '.join(clauses)} "
-        "ORDER BY runs.sequence DESC, findings.severity DESC, findings.code, findings.id",
+        f"ORDER BY {_NEWEST}, findings.severity DESC, findings.code, findings.id",
         values,
     )
     rows = [_opened(row, "components", "evidence") for row in found]
@@ -148,7 +160,7 @@ def verdicts(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> list[Row]
             values += allowed
     found = db.execute(
         f"SELECT p.*, runs.model FROM ({_JUDGED}) AS p JOIN runs ON runs.id = p.run "
-        f"WHERE {' AND '.join(clauses)} ORDER BY runs.sequence DESC, p.combined, p.priority, p.id",
+        f"WHERE {' AND '.join(clauses)} ORDER BY {_NEWEST}, p.combined, p.priority, p.id",
         values,
     )
     rows = [_opened(row, "components", "findings", "params", "stages") for row in found]
@@ -178,7 +190,7 @@ def runs(db: sqlite3.Connection, scope: Scope) -> list[Row]:
     found = db.execute(
         "SELECT id AS run, created, model, model_class, family, parameters, layers, heads, "
         "objective, metric, replacement, safety, samples, seed, llm, dtype, device, fidelity, zsei "
-        f"FROM runs WHERE id IN ({_marks(scope.runs)}) ORDER BY sequence DESC",
+        f"FROM runs WHERE id IN ({_marks(scope.runs)}) ORDER BY {_NEWEST}",
         scope.runs,
     )
     return [dict(row) for row in found]
@@ -193,7 +205,7 @@ def components(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> list[Ro
         "SELECT m.run, runs.model, m.component, c.kind, c.layer FROM "
         "(SELECT run, id AS component FROM components) AS m JOIN runs ON runs.id = m.run "
         "JOIN components AS c ON c.run = m.run AND c.id = m.component "
-        f"WHERE {' AND '.join(clauses)} ORDER BY runs.sequence DESC",
+        f"WHERE {' AND '.join(clauses)} ORDER BY {_NEWEST}",
         values,
     )
     return _natural(dict(row) for row in found)

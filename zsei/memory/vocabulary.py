@@ -22,6 +22,8 @@ class Vocabulary:
 
     runs: tuple[str, ...]
     """Ids, the last analysis first."""
+    created: Mapping[str, str]
+    """Run -> when it was made, in ISO 8601."""
     models: Mapping[str, tuple[str, ...]]
     """Model, family or kind of architecture, lower case -> runs, the last first; a well-known
     family of which nothing was analysed has none."""
@@ -125,7 +127,8 @@ class Vocabulary:
 def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
     """Read the vocabulary of a store; titles of cards are wordings for what they explain."""
     runs = db.execute(
-        "SELECT id, model, model_class, family FROM runs ORDER BY sequence DESC"
+        "SELECT id, created, model, model_class, family FROM runs "
+        "ORDER BY created DESC, sequence DESC"
     ).fetchall()
     components = _column(db, "SELECT DISTINCT id FROM components ORDER BY id")
     models: dict[str, list[str]] = {}
@@ -141,6 +144,7 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
     layers = db.execute("SELECT DISTINCT layer FROM components WHERE layer >= 0 ORDER BY 1")
     return Vocabulary(
         runs=tuple(row["id"] for row in runs),
+        created={row["id"]: row["created"] for row in runs},
         models={label: tuple(named) for label, named in models.items()},
         names=tuple(dict.fromkeys(row["model"] for row in runs)),
         components=components,
