@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from memory_records import HashEmbedder, make_record
 
-from zsei.memory import index
+from zsei.memory import index, kept
+from zsei.memory.place import LocalPlace
 from zsei.memory.search import _exact, refresh, retrieve
 from zsei.memory.store import Memory
 
@@ -94,7 +95,7 @@ def test_a_broken_folder_is_set_aside_and_built_again(
     embedded = embedder.embedded
     path = folder(memory)
     if name == "segment":  # rows lost behind our back: found by counting
-        with index._opened(path) as collection:
+        with LocalPlace(path=path).writing() as collection:
             collection.delete(ids=[before[0][0]])
     else:
         (path / name).write_bytes(b"garbage" * 1000)
@@ -109,7 +110,7 @@ def test_a_wrong_vector_is_noticed(memory: Memory, embedder: HashEmbedder) -> No
     path = folder(memory)
     with memory.reading() as db:
         ids = [row["id"] for row in db.execute("SELECT id FROM chunks")]
-    with index._opened(path) as collection:
+    with LocalPlace(path=path).writing() as collection:
         collection.update(ids=ids, embeddings=np.ones((len(ids), 512), dtype=np.float32))
     assert hits(memory) == before
     assert len(list(path.parent.glob("*.broken-*"))) == 1
@@ -119,8 +120,8 @@ def test_a_folder_in_which_a_process_died_is_not_opened_again(memory: Memory) ->
     before = hits(memory)
     path = folder(memory)
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom zsei.memory import index\n"
-        "with index._opened(Path(sys.argv[1])) as collection:\n    os._exit(9)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom zsei.memory.place import LocalPlace\n"
+        "with LocalPlace(path=Path(sys.argv[1])).writing() as collection:\n    os._exit(9)\n"
     )
     died = subprocess.run([sys.executable, "-c", script, str(path)], check=False, timeout=60)
     assert died.returncode == 9
@@ -176,6 +177,7 @@ def test_a_panic_in_chroma_is_no_end(memory: Memory, monkeypatch: pytest.MonkeyP
         raise Panic
 
     monkeypatch.setattr(chromadb, "PersistentClient", panic)
+    kept.close()  # else it is not opened at all
     assert hits(memory) == before
 
 

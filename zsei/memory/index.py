@@ -1,64 +1,61 @@
 """Chroma as an index over the vectors in SQLite: it may be deleted at any time.
 
-Measured on chromadb 1.5.9: two writers lose vectors silently, a kill while it writes can make a
-folder unreadable for ever, an open client never sees another's rows, and a damaged segment can
-crash the process. So a client is open only under a lock and only for one piece of work, what was
-written is counted and read back, and a mark file stays behind whenever a process dies inside:
-such a folder is set aside unopened and built again from SQLite, without embedding.
+SQLite says what the index must hold: a generation number that moves with every change, and beside
+it a token of the last index that was written, counted and read back. A question uses the index
+only when both fit; otherwise it is brought up to date, or set aside and built again from the stored
+vectors, without embedding. Where it lies and how it is opened: `place`.
 """
 
-import shutil
+import secrets
 import sqlite3
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
+from zsei.errors import OutputError
 from zsei.memory.embedder import Vectors
+from zsei.memory.place import (
+    IndexAway,
+    IndexUnusable,
+    LocalPlace,
+    Place,
+    ServerPlace,
+    Token,
+    folder,
+)
 from zsei.memory.store import Memory
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
-COLLECTION = "zsei-chunks"
-_FORMAT = 1
 _BATCH = 1000
 _SAMPLE = 8
-_LOCK_SECONDS = 30.0
+_QUESTION_SECONDS = 2.0
+"""How long a question waits for another process; exact search answers instead."""
+_BUILD_SECONDS = 60.0
 _REPAIRS = 2
 """Twice: a client that fails to open leaves a half-made one in Chroma's process-wide cache, which
 only the next failing open clears."""
-_GRAPH: Any = {
-    "hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 200},
-}
-"""Wider search than the default, whose recall at 10 was 0.91 on 2,000 random vectors."""
-
 
 _Result = TypeVar("_Result")
 
 
-class IndexUnusable(Exception):
-    """Chroma cannot be used here and now; exact search over SQLite stands in."""
-
-
-def folder(home: Path, fingerprint: str) -> Path:
-    """Where the index lies: another Chroma or another embedder is another folder."""
-    major, minor, *_ = version("chromadb").split(".")
-    return home / "index" / f"v{_FORMAT}-chroma{major}.{minor}-{fingerprint[:8]}"
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Expected:
-    """What the index must hold: how many passages, and a sample (ids are hashes) of vectors."""
+    """What the index must hold: so many passages, and a sample (ids are hashes) of vectors."""
 
-    count: int
+    token: Token
     sample: Mapping[str, bytes]
+
+
+def place(memory: Memory, fingerprint: str) -> Place:
+    """Where the index of this memory and this embedder lies."""
+    if memory.chroma_url is None:
+        return LocalPlace(path=folder(memory.home, fingerprint))
+    name = f"zsei-v1-{fingerprint[:8]}-{memory.identity()}"
+    return ServerPlace(url=memory.chroma_url, home=memory.home, collection=name)
 
 
 def query(
@@ -76,68 +73,129 @@ def query(
     `kinds` restrict the passages; None is no restriction, and run "" means knowledge cards.
 
     Raises:
-        IndexUnusable: also a newly built index fails, or another process holds the lock.
+        IndexUnusable: also a newly built index fails, it cannot be reached, or another process
+            holds the lock.
     """
-    path = folder(memory.home, fingerprint)
     if (runs is not None and not runs) or (kinds is not None and not kinds):
         return ()  # Chroma refuses an empty list
+    at = place(memory, fingerprint)
 
     def nearest() -> tuple[str, ...]:
-        expected = _synchronised(memory, path, fingerprint)
-        with _opened(path) as collection:
+        expected = _synchronised(memory, at, fingerprint)
+        with at.reading(expected.token) as collection:
             _verify(collection, expected)
             near = collection.query(
                 query_embeddings=[vector.tolist()],
-                n_results=max(1, min(limit, expected.count)),
-                where=_where(runs, kinds),
+                n_results=max(1, min(limit, expected.token.count)),
+                where=_filter(runs, kinds),
                 include=[],
             )
             return tuple(near["ids"][0])
 
-    return _repairing(path, nearest)
+    return _repairing(at, memory, nearest, _QUESTION_SECONDS)
 
 
-def synchronise(memory: Memory, fingerprint: str) -> int:
+def synchronise(memory: Memory, fingerprint: str, *, anew: bool = False) -> int:
     """Bring the index in line with the vectors in SQLite; returns how many passages it holds.
 
+    Args:
+        memory: Whose vectors.
+        fingerprint: In which space.
+        anew: Whether to build it again even where nothing is wrong with it.
+
     Raises:
-        IndexUnusable: also a newly built index fails, or another process holds the lock.
+        IndexUnusable: also a newly built index fails, it cannot be reached, or another process
+            holds the lock.
     """
-    path = folder(memory.home, fingerprint)
-    return _repairing(path, lambda: _synchronised(memory, path, fingerprint).count)
+    at = place(memory, fingerprint)
+
+    def work() -> int:
+        expected = _synchronised(memory, at, fingerprint)
+        with at.reading(expected.token) as collection:
+            _verify(collection, expected)
+        return expected.token.count
+
+    if anew:
+        with at.locked(_BUILD_SECONDS):
+            _drop(at, memory)
+    return _repairing(at, memory, work, _BUILD_SECONDS)
 
 
-def _repairing(path: Path, work: Callable[[], _Result]) -> _Result:
+def examine(memory: Memory, fingerprint: str) -> str | None:
+    """What is wrong with the index as it lies there, without mending it; None when it is right.
+
+    An index that is merely behind is right: the next question brings it up to date.
+
+    Raises:
+        IndexUnusable: it cannot be reached, or another process holds the lock.
+    """
+    at = place(memory, fingerprint)
+    with at.locked(_BUILD_SECONDS):
+        with memory.reading() as db:
+            known, sample = _token(db, at), _sampled(db, fingerprint)
+            current = known is not None and known.generation == _state(db, "generation")
+        if at.content() != (known.content if known is not None else None):
+            return "its files are not those that were written and read back"
+        if known is None or not current:
+            return None
+        try:
+            with at.reading(known) as collection:
+                _verify(collection, _Expected(token=known, sample=sample))
+        except IndexAway:
+            raise
+        except IndexUnusable as error:
+            return str(error)
+    return None
+
+
+def _repairing(at: Place, memory: Memory, work: Callable[[], _Result], seconds: float) -> _Result:
     """Do the work under the lock; where the index fails, set it aside and build it anew."""
-    with _locked(path):
+    with at.locked(seconds):
         for _ in range(_REPAIRS):
             try:
                 return work()
+            except IndexAway:
+                raise
             except IndexUnusable:
-                _set_aside(path)
+                _drop(at, memory)
         return work()
 
 
-def _synchronised(memory: Memory, path: Path, fingerprint: str) -> _Expected:
+def _drop(at: Place, memory: Memory) -> None:
+    at.set_aside()
+    _record(memory, "DELETE FROM state WHERE key = ?", (f"index:{at.name}",))
+
+
+def _synchronised(memory: Memory, at: Place, fingerprint: str) -> _Expected:
     """Make the index hold what SQLite holds, unless it is known to."""
     with memory.reading() as db:
-        generation = _state(db, "generation")
-        current = _state(db, f"indexed:{path.name}") if path.is_dir() else ""
-        count = db.execute(f"SELECT COUNT(*) {_WANTED}", (fingerprint,)).fetchone()[0]
-        few = f"SELECT id, vector {_WANTED} ORDER BY id LIMIT {_SAMPLE}"
-        sample = {row["id"]: bytes(row["vector"]) for row in db.execute(few, (fingerprint,))}
+        generation, known = _state(db, "generation"), _token(db, at)
+        sample = _sampled(db, fingerprint)
+        if known is not None and known.generation == generation:
+            return _Expected(token=known, sample=sample)
         every = f"SELECT id, run, kind, component, metric, vector {_WANTED} ORDER BY id"
-        rows = db.execute(every, (fingerprint,)).fetchall() if generation != current else []
-    expected = _Expected(count=count, sample=sample)
-    if generation == current:
-        return expected
-    with _opened(path) as collection:
+        rows = db.execute(every, (fingerprint,)).fetchall()
+    if at.content() != (known.content if known is not None else None):
+        raise IndexUnusable("its files are not those that were written and read back")
+    with at.writing() as collection:
         _write(collection, rows)
+    token = Token(
+        generation=generation, count=len(rows), content=at.content(), nonce=secrets.token_hex(8)
+    )
+    expected = _Expected(token=token, sample=sample)
+    with at.reading(token) as collection:
         _verify(collection, expected)
-    with memory.writing() as db:
-        key = f"indexed:{path.name}"
-        db.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (key, generation))
+    values = (f"index:{at.name}", token.model_dump_json())
+    _record(memory, "INSERT OR REPLACE INTO state VALUES (?, ?)", values)
     return expected
+
+
+def _record(memory: Memory, statement: str, values: tuple[str, ...]) -> None:
+    try:
+        with memory.writing() as db:
+            db.execute(statement, values)
+    except OutputError as error:
+        raise IndexAway(f"what became of the index cannot be recorded: {error}") from error
 
 
 def _write(collection: "Collection", rows: Sequence[sqlite3.Row]) -> None:
@@ -164,12 +222,22 @@ def _state(db: sqlite3.Connection, key: str) -> str:
     return str(row["value"]) if row else "0"
 
 
+def _token(db: sqlite3.Connection, at: Place) -> Token | None:
+    told = _state(db, f"index:{at.name}")
+    return Token.model_validate_json(told) if told != "0" else None
+
+
+def _sampled(db: sqlite3.Connection, fingerprint: str) -> dict[str, bytes]:
+    few = f"SELECT id, vector {_WANTED} ORDER BY id LIMIT {_SAMPLE}"
+    return {row["id"]: bytes(row["vector"]) for row in db.execute(few, (fingerprint,))}
+
+
 def _metadata(row: sqlite3.Row) -> dict[str, str]:
     # Chroma drops None and NaN silently and refuses dicts: strings only, "" for nothing.
     return {name: row[name] or "" for name in ("run", "kind", "component", "metric")}
 
 
-def _where(runs: Sequence[str] | None, kinds: Sequence[str] | None) -> dict[str, Any] | None:
+def _filter(runs: Sequence[str] | None, kinds: Sequence[str] | None) -> dict[str, Any] | None:
     chosen = {"run": runs, "kind": kinds}
     parts = [{name: {"$in": list(values)}} for name, values in chosen.items() if values is not None]
     return {"$and": parts} if len(parts) > 1 else (parts[0] if parts else None)
@@ -177,8 +245,8 @@ def _where(runs: Sequence[str] | None, kinds: Sequence[str] | None) -> dict[str,
 
 def _verify(collection: "Collection", expected: _Expected) -> None:
     count = collection.count()
-    if count != expected.count:
-        raise IndexUnusable(f"{count} passages in the index, {expected.count} in memory")
+    if count != expected.token.count:
+        raise IndexUnusable(f"{count} passages in the index, {expected.token.count} in memory")
     if not count:
         return
     found = collection.get(ids=sorted(expected.sample), include=["embeddings"])
@@ -188,59 +256,3 @@ def _verify(collection: "Collection", expected: _Expected) -> None:
             vectors[name], np.frombuffer(blob, "<f4"), atol=1e-6
         ):
             raise IndexUnusable(f"the index does not give back the vector of {name}")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=_LOCK_SECONDS)
-        lock.acquire()
-    except Timeout as error:
-        raise IndexUnusable("another process holds the index") from error
-    except OSError as error:
-        raise IndexUnusable(f"the index cannot be written: {error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator["Collection"]:
-    """The collection, for one piece of work under the lock; whatever fails is IndexUnusable."""
-    mark = path.with_name(f"{path.name}.open")
-    if mark.exists():  # whoever made it died inside: opening could fail for ever, or crash
-        _set_aside(path)
-    client: Any = None
-    try:
-        import chromadb
-        from chromadb.config import Settings
-
-        mark.touch()
-        client = chromadb.PersistentClient(
-            path=str(path), settings=Settings(anonymized_telemetry=False)
-        )
-        yield client.get_or_create_collection(
-            COLLECTION, embedding_function=None, configuration=_GRAPH
-        )
-    except (IndexUnusable, KeyboardInterrupt, SystemExit, GeneratorExit):
-        raise
-    except BaseException as error:  # a panic in Chroma's Rust core is no Exception
-        raise IndexUnusable(f"{type(error).__name__}: {error}") from error
-    finally:
-        if client is not None:
-            client.close()
-        mark.unlink(missing_ok=True)
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a folder that cannot be trusted; only the latest such folder is kept."""
-    try:
-        if path.exists():
-            for old in path.parent.glob(f"{path.name}.broken-*"):
-                shutil.rmtree(old, ignore_errors=True)
-            path.rename(path.with_name(f"{path.name}.broken-{time.time_ns()}"))
-        path.with_name(f"{path.name}.open").unlink(missing_ok=True)
-    except OSError as error:
-        raise IndexUnusable(f"a broken index cannot be set aside: {error}") from error

@@ -9,42 +9,63 @@ from zsei.memory.chunks import COMBINED, Chunk, chunks_of
 from zsei.records import AnalysisRecord, Component, Finding, Measurement, Verdict
 
 Cell = str | int | float | None
+Row = dict[str, Cell]
 COUNTED = (("parameters", ""), ("flops", "FLOP"), ("bytes", "B"), ("width", ""), ("units", ""))
 """Fields of a component that can be asked about like measurements, and their units."""
 
 
-def write(db: sqlite3.Connection, record: AnalysisRecord, body: str) -> None:
-    """Insert a whole record; the caller holds the transaction and the id is free."""
+def write(
+    db: sqlite3.Connection, record: AnalysisRecord, body: str, sequence: int | None = None
+) -> None:
+    """Insert a whole record, as the last one unless its place is given.
+
+    The caller holds the transaction, and the id is free.
+    """
+    if sequence is None:
+        newest = "SELECT COALESCE(MAX(sequence), 0) + 1 FROM runs"
+        sequence = int(db.execute(newest).fetchone()[0])
+    for table, rows in tables(record, body, sequence).items():
+        _insert(db, table, rows)
+    add_chunks(db, chunks_of(record))
+
+
+def tables(record: AnalysisRecord, body: str, sequence: int) -> dict[str, list[Row]]:
+    """Every row that a record makes, table by table in the order of insertion; passages apart."""
     run = record.id
-    sequence = db.execute("SELECT COALESCE(MAX(sequence), 0) + 1 FROM runs").fetchone()[0]
-    _insert(db, "runs", [_run(record, sequence)])
     sha256 = hashlib.sha256(body.encode()).hexdigest()
-    _insert(db, "records", [{"run": run, "body": body, "sha256": sha256}])
-    _insert(db, "components", _components(record))
-    _insert(db, "measurements", _measurements(record))
-    _insert(db, "rankings", _rankings(record))
     findings = {f.id: (f, 1) for f in record.timings.findings}
     findings |= {f.id: (f, 0) for f in record.findings}
-    _insert(db, "findings", [_finding(run, f, timed) for f, timed in findings.values()])
-    members = [
-        {"run": run, "finding": finding.id, "component": component}
-        for finding, _ in findings.values()
-        for component in dict.fromkeys(finding.components)
-    ]
-    _insert(db, "finding_components", members)
-    _insert(db, "proposals", _proposals(record))
-    judged = _judged(record)
-    _insert(db, "verdicts", [_verdict(run, i, key, v) for i, (key, v) in enumerate(judged)])
-    for position, (key, verdict) in enumerate(judged):
-        _insert(db, "verdict_numbers", _numbers(record, position, key, verdict))
-    add_chunks(db, chunks_of(record))
+    judged = list(enumerate(_judged(record)))
+    return {
+        "runs": [_run(record, sequence)],
+        "records": [{"run": run, "body": body, "sha256": sha256}],
+        "components": list(_components(record)),
+        "measurements": list(_measurements(record)),
+        "rankings": list(_rankings(record)),
+        "findings": [_finding(run, finding, timed) for finding, timed in findings.values()],
+        "finding_components": [
+            {"run": run, "finding": finding.id, "component": component}
+            for finding, _ in findings.values()
+            for component in dict.fromkeys(finding.components)
+        ],
+        "proposals": list(_proposals(record)),
+        "verdicts": [_verdict(run, position, *pair) for position, pair in judged],
+        "verdict_numbers": [
+            row for position, pair in judged for row in _numbers(record, position, *pair)
+        ],
+    }
 
 
 def add_chunks(db: sqlite3.Connection, chunks: Iterable[Chunk]) -> None:
     """Insert passages and move the generation on, so that readers of the index notice."""
-    names = ("id", "run", "kind", "key", "component", "metric", "text", "gist", "sha256")
-    _insert(db, "chunks", [{name: getattr(chunk, name) for name in names} for chunk in chunks])
+    _insert(db, "chunks", [passage(chunk) for chunk in chunks])
     moved(db)
+
+
+def passage(chunk: Chunk) -> Row:
+    """One passage as a row of `chunks`, without the number that the table gives it."""
+    names = ("id", "run", "kind", "key", "component", "metric", "text", "gist", "sha256")
+    return {name: getattr(chunk, name) for name in names}
 
 
 def moved(db: sqlite3.Connection) -> None:
@@ -63,7 +84,7 @@ def _insert(db: sqlite3.Connection, table: str, rows: Iterable[Mapping[str, Cell
         db.executemany(f"INSERT INTO {table} ({names}) VALUES ({slots})", rows)
 
 
-def _run(record: AnalysisRecord, sequence: int) -> dict[str, Cell]:
+def _run(record: AnalysisRecord, sequence: int) -> Row:
     provenance, conditions = record.provenance, record.conditions
     layers = {c.layer for c in record.components if c.layer is not None}
     return {
@@ -91,7 +112,7 @@ def _run(record: AnalysisRecord, sequence: int) -> dict[str, Cell]:
     }
 
 
-def _components(record: AnalysisRecord) -> Iterator[dict[str, Cell]]:
+def _components(record: AnalysisRecord) -> Iterator[Row]:
     for component in record.components:
         yield {
             "run": record.id,
@@ -104,7 +125,7 @@ def _components(record: AnalysisRecord) -> Iterator[dict[str, Cell]]:
         }
 
 
-def _measurements(record: AnalysisRecord) -> Iterator[dict[str, Cell]]:
+def _measurements(record: AnalysisRecord) -> Iterator[Row]:
     """Measured numbers first, then what was counted or timed under names still free."""
     known = {component.id: component for component in record.components}
     for component in sorted({*known, *record.measurements, *record.timings.components}):
@@ -126,11 +147,11 @@ def _counted(component: Component) -> Iterator[Measurement]:
             yield Measurement(name=name, value=value, unit=unit)
 
 
-def _number(measurement: Measurement) -> dict[str, Cell]:
+def _number(measurement: Measurement) -> Row:
     return measurement.model_dump(mode="python")
 
 
-def _rankings(record: AnalysisRecord) -> Iterator[dict[str, Cell]]:
+def _rankings(record: AnalysisRecord) -> Iterator[Row]:
     for ranking in {(r.kind, r.criterion): r for r in record.validation.rankings}.values():
         scored = zip(ranking.components, ranking.scores, strict=False)
         for position, (component, score) in enumerate(scored):
@@ -144,7 +165,7 @@ def _rankings(record: AnalysisRecord) -> Iterator[dict[str, Cell]]:
             }
 
 
-def _finding(run: str, finding: Finding, timed: int) -> dict[str, Cell]:
+def _finding(run: str, finding: Finding, timed: int) -> Row:
     return {
         "run": run,
         "id": finding.id,
@@ -157,7 +178,7 @@ def _finding(run: str, finding: Finding, timed: int) -> dict[str, Cell]:
     }
 
 
-def _proposals(record: AnalysisRecord) -> Iterator[dict[str, Cell]]:
+def _proposals(record: AnalysisRecord) -> Iterator[Row]:
     for proposal in {p.id: p for p in record.proposals}.values():
         yield {
             "run": record.id,
@@ -177,7 +198,7 @@ def _judged(record: AnalysisRecord) -> list[tuple[str, Verdict]]:
     return judged + ([(COMBINED, record.combined)] if record.combined else [])
 
 
-def _verdict(run: str, position: int, key: str, verdict: Verdict) -> dict[str, Cell]:
+def _verdict(run: str, position: int, key: str, verdict: Verdict) -> Row:
     return {
         "run": run,
         "position": position,
@@ -189,9 +210,7 @@ def _verdict(run: str, position: int, key: str, verdict: Verdict) -> dict[str, C
     }
 
 
-def _numbers(
-    record: AnalysisRecord, position: int, key: str, verdict: Verdict
-) -> Iterator[dict[str, Cell]]:
+def _numbers(record: AnalysisRecord, position: int, key: str, verdict: Verdict) -> Iterator[Row]:
     phases = {"before": verdict.before, "after": verdict.after, "bound": verdict.bounds}
     if key in record.timings.latency:
         names = ("latency_ratio", "latency_ratio_low", "latency_ratio_high")

@@ -7,7 +7,7 @@ or half-made `memory.sqlite` never comes from ZSEI and can be reported as damage
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -96,6 +96,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
 """Append only: position in this list is the schema version a file carries."""
 
 
+_UNWRITABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM,
+}
+
+
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
     """Turn what SQLite and the file system raise into the errors a person is shown."""
@@ -124,14 +133,7 @@ def _named(error: sqlite3.Error, path: Path) -> Exception:
             f"Another process has been writing {path} for {BUSY_SECONDS:.0f} s; wait for it to "
             "finish, or end it, and try again."
         )
-    unwritable = {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PERM,
-    }
-    if code in unwritable:
+    if code in _UNWRITABLE:
         return OutputError(
             f"Memory must be able to write {path} ({error}); free space, mend the permissions, or "
             "name another folder with ZSEI_HOME. What was stored before is untouched."
@@ -143,8 +145,8 @@ def damaged(path: Path, problem: str) -> MemoryDamaged:
     """The error for a store that fails its own check; the file itself is left as it is."""
     return MemoryDamaged(
         f"Memory {path} is damaged: {problem.strip()}. Nothing was changed in it: restore it from "
-        f"a backup, or save what can be read with `sqlite3 {path.name} .recover`; to start anew, "
-        f"move {path.name} and {path.name}-wal aside."
+        "a backup, or save every record that is still whole with `zsei memory export FILE "
+        f"--salvage`, move {path.name} and {path.name}-wal aside, and `zsei memory import FILE`."
     )
 
 
@@ -160,6 +162,31 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection for questions, also where the disk is full or cannot be written.
+
+    In WAL mode even a reader makes a shared file. Where that fails and the log is empty, all there
+    is stands in the one file, which is then read as it lies.
+    """
+    try:
+        db = connect(path)
+        try:
+            db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+    except sqlite3.Error as error:
+        log = path.with_name(path.name + "-wal")
+        unwritable = getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNWRITABLE
+        if not unwritable or (log.exists() and log.stat().st_size) or not path.is_file():
+            raise
+        name = f"file:{quote(str(path.resolve()))}?mode=ro&immutable=1"
+        db = sqlite3.connect(name, uri=True, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        return db
 
 
 @contextmanager
@@ -182,15 +209,24 @@ def prepare(path: Path) -> None:
         OutputError: the folder cannot be written.
         UsageError: a newer ZSEI wrote it.
     """
-    with named_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock"), timeout=BUSY_SECONDS):
-            if not path.exists():
-                _create(path)
-            if path.stat().st_size == 0:
-                raise damaged(path, "the file is empty")
+    with named_errors(path), ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(FileLock(path.with_suffix(".lock"), timeout=BUSY_SECONDS))
+        except Timeout:
+            raise
+        except OSError:
+            if not path.is_file():
+                raise
+            # What cannot be written can still be asked; nobody is making it, for nobody could.
+        if not path.exists():
+            _create(path)
+        if path.stat().st_size == 0:
+            raise damaged(path, "the file is empty")
+        with closing(connect_to_read(path)) as db:
+            version = _check(db, path)
+        if version < len(MIGRATIONS):
             with closing(connect(path)) as db:
-                _check(db, path)
                 _migrate(db)
 
 
@@ -215,7 +251,8 @@ def _create(path: Path) -> None:
         os.close(folder)
 
 
-def _check(db: sqlite3.Connection, path: Path) -> None:
+def _check(db: sqlite3.Connection, path: Path) -> int:
+    """The schema version of a file that is whole and ours."""
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise damaged(path, "it is an SQLite file, but not a ZSEI memory")
     version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -227,6 +264,7 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     found = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise damaged(path, str(found))
+    return int(version)
 
 
 def _migrate(db: sqlite3.Connection) -> None:

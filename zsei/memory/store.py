@@ -6,19 +6,28 @@ and stand beside other processes on the same folder.
 
 import difflib
 import hashlib
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from zsei.errors import UsageError
+from zsei.errors import OutputError, UsageError
 from zsei.llm.types import CallRecord
 from zsei.memory import rows
 from zsei.memory.chunks import Card, chunks_of_cards
 from zsei.memory.embedder import Embedder, SentenceEmbedder
-from zsei.memory.schema import connect, damaged, named_errors, prepare, transaction
+from zsei.memory.place import server
+from zsei.memory.schema import (
+    connect,
+    connect_to_read,
+    damaged,
+    named_errors,
+    prepare,
+    transaction,
+)
 from zsei.records import AnalysisRecord, Record
 
 FILE = "memory.sqlite"
@@ -65,15 +74,25 @@ class Memory:
         embedder_path: Folder of a sentence-transformers model; None is the MiniLM that ZSEI
             depends on. Nothing is loaded before a question needs it.
         embedder: Used instead of a folder; anything that satisfies `Embedder`.
+        chroma_url: A Chroma server that holds the index; None keeps it in a folder beside memory.
 
     Raises:
+        UsageError: `chroma_url` is no address, or a newer ZSEI wrote the memory.
         MemoryDamaged: the file fails its integrity check; nothing is changed in it.
         OutputError: the folder cannot be written.
     """
 
     def __init__(
-        self, home: Path, embedder_path: Path | None = None, *, embedder: Embedder | None = None
+        self,
+        home: Path,
+        embedder_path: Path | None = None,
+        *,
+        embedder: Embedder | None = None,
+        chroma_url: str | None = None,
     ) -> None:
+        if chroma_url is not None:
+            server(chroma_url)
+        self.chroma_url = chroma_url
         self.home = Path(home)
         self.path = self.home / FILE
         self.embedder: Embedder = embedder or SentenceEmbedder(embedder_path)
@@ -82,7 +101,7 @@ class Memory:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection for one question; all it reads is of one moment."""
-        with named_errors(self.path), closing(connect(self.path)) as db:
+        with named_errors(self.path), closing(connect_to_read(self.path)) as db:
             db.execute("BEGIN")
             yield db
 
@@ -124,12 +143,49 @@ class Memory:
             MemoryDamaged: the stored record is not what was written.
         """
         with self.reading() as db:
-            known = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY sequence DESC")]
-            found = _one_run(run, known)
+            found = self._named(db, run)
             row = db.execute("SELECT body, sha256 FROM records WHERE run = ?", (found,)).fetchone()
         if hashlib.sha256(row["body"].encode()).hexdigest() != row["sha256"]:
             raise damaged(self.path, f"the record of {found} is not what was written")
         return self._read(found, row["body"])
+
+    def delete(self, run: str) -> str:
+        """Forget one analysis: its record, rows, passages, calls, and vectors nobody else uses.
+
+        The index follows with the next question. The bytes of deleted rows are overwritten.
+
+        Returns:
+            The id of the analysis.
+
+        Raises:
+            UsageError: no analysis, or more than one, goes by that name.
+        """
+        with self.writing() as db:
+            db.execute("PRAGMA secure_delete = ON")
+            found = self._named(db, run)
+            gists = "SELECT sha256 FROM chunks WHERE run = ?"
+            hashes = {row["sha256"] for row in db.execute(gists, (found,))}
+            db.execute("DELETE FROM runs WHERE id = ?", (found,))
+            db.execute("DELETE FROM llm_calls WHERE run = ?", (found,))
+            db.executemany(
+                "DELETE FROM vectors WHERE sha256 = :name "
+                "AND NOT EXISTS (SELECT 1 FROM chunks WHERE sha256 = :name)",
+                [{"name": name} for name in sorted(hashes)],
+            )
+            rows.moved(db)
+        return found
+
+    def identity(self) -> str:
+        """Eight hex digits of this memory's own, made once; they name its place on a server."""
+        asked = "SELECT value FROM state WHERE key = 'memory'"
+        with self.reading() as db:
+            found = db.execute(asked).fetchone()
+        if found is None:
+            with self.writing() as db:
+                made = ("memory", secrets.token_hex(4))
+                db.execute("INSERT OR IGNORE INTO state VALUES (?, ?)", made)
+                found = db.execute(asked).fetchone()
+        return str(found["value"])
 
     def learn(self, cards: Iterable[Card]) -> None:
         """Make knowledge cards searchable; cards that are gone are forgotten."""
@@ -138,7 +194,8 @@ class Memory:
         with self.reading() as db:
             if {row["id"] for row in db.execute(listed)} == set(wanted):
                 return
-        with self.writing() as db:
+        # A disk that is full or cannot be written is no reason to refuse a question.
+        with suppress(OutputError), self.writing() as db:
             known = {row["id"] for row in db.execute(listed)}
             gone = [(name,) for name in sorted(known - set(wanted))]
             db.executemany("DELETE FROM chunks WHERE id = ?", gone)
@@ -159,6 +216,10 @@ class Memory:
                 "SELECT body FROM llm_calls WHERE ? IS NULL OR run = ? ORDER BY number", (run, run)
             )
             return tuple(CallRecord.model_validate_json(row["body"]) for row in found)
+
+    def _named(self, db: sqlite3.Connection, run: str) -> str:
+        known = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY sequence DESC")]
+        return _one_run(run, known)
 
     def _read(self, run: str, body: str) -> AnalysisRecord:
         try:
