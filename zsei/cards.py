@@ -109,12 +109,14 @@ class PromptCard(Card):
 
 
 class KnowledgeCard(Card):
-    """What is known about a finding code or a technique, with its published sources."""
+    """What is known about a finding code, a technique, a pattern or a trap, with its sources."""
 
     id: Name
     kind: Literal["finding", "technique", "metric", "pattern", "trap"]
     title: Text
     sources: tuple[Text, ...] = Field(min_length=1)
+    see: tuple[Name, ...] = ()
+    """Other knowledge cards that belong to it."""
     body: Text
 
     @property

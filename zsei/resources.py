@@ -202,6 +202,13 @@ def _check_references(cards: Cards) -> None:
                 f"Agent {agent.name} must name knowledge cards that there are, but there is none "
                 f"called {listed(unknown)}; mend `knowledge` or add the card."
             )
+    for page in cards.knowledge.values():
+        unknown = sorted(set(page.see) - set(cards.knowledge))
+        if unknown:
+            raise CardError(
+                f"Knowledge card {page.id} must name cards that there are under 'see', but there "
+                f"is none called {listed(unknown)}; mend `see` or add the card."
+            )
     for strategy in cards.strategies.values():
         card = cards.knowledge.get(strategy.technique)
         if card is None or card.kind != "technique":

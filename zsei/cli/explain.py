@@ -1,4 +1,4 @@
-"""`zsei explain`: what a finding, a measure, a measurement, a criterion or a technique means."""
+"""`zsei explain`: what is known about a finding, a trap, a pattern, a technique, a measure."""
 
 import inspect
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ from zsei.cli.options import settings
 if TYPE_CHECKING:
     from zsei.cards import Cards, Metric
 
-KINDS = ("finding", "technique", "measure", "importance criterion", "measurement")
+KINDS = (
+    "finding", "technique", "pattern", "trap", "measure", "importance criterion", "measurement",
+)  # fmt: skip
 """Kinds of topics, in the order in which they are listed."""
 
 
@@ -32,8 +34,8 @@ def explain(
     code: Annotated[
         str | None,
         typer.Argument(
-            help="A finding's code, a measure, a measurement, a criterion, a technique; without "
-            "one, all are listed."
+            help="A finding's code, a technique, a pattern, a trap, a measure, a criterion, a "
+            "measurement; without one, all are listed."
         ),
     ] = None,
 ) -> int:
@@ -70,7 +72,8 @@ def _topics(cards: "Cards") -> Mapping[str, list[Topic]]:
     known: dict[str, list[Topic]] = {}
     for card in cards.knowledge.values():
         sources = "".join(f"\n- {source}" for source in card.sources)
-        text = f"{card.body.strip()}\n\nSources:{sources}"
+        see = f"\n\nSee also: {', '.join(card.see)}" if card.see else ""
+        text = f"{card.body.strip()}\n\nSources:{sources}{see}"
         known.setdefault(card.id, []).append(
             Topic(kind=_kind(card.kind), title=card.title, text=text)
         )
