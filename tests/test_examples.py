@@ -32,7 +32,13 @@ def test_every_example_is_expected() -> None:
     assert set(EXPECTED) == {path.name for path in EXAMPLES.glob("*.py")}
 
 
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+LONG = ("01_first_analysis.py", "05_edges.py", "06_language.py")
+"""A minute or so together; what they show, the demonstration and other tests run too."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.long if n in LONG else ()) for n in sorted(EXPECTED)]
+)
 def test_example_runs(name: str, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "ZSEI_LLM"}
     done = subprocess.run(

@@ -45,7 +45,13 @@ class Branching(nn.Module):
         return self.second(hidden) if float(hidden.detach().sum()) > 0 else hidden[:, :3]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(f, marks=pytest.mark.long if f in ("llama", "mixtral") else ())
+        for f in FAMILIES
+    ],
+)
 def test_every_family_goes_from_model_to_verdict(family: str, tmp_path) -> None:
     model, data = getattr(factories, f"tiny_{family}")()
     before = model_hash(model), model.training, [p.requires_grad for p in model.parameters()]
@@ -69,7 +75,13 @@ def test_every_family_goes_from_model_to_verdict(family: str, tmp_path) -> None:
     assert again == record
 
 
-@pytest.mark.parametrize("name", sorted(TRAINED))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in ("cnn", "vit") else pytest.mark.long)
+        for n in sorted(TRAINED)
+    ],
+)
 def test_really_trained_models_are_ranked_well_and_made_smaller(name: str, tmp_path) -> None:
     model, data = TRAINED[name]()
     settings = small(
@@ -104,8 +116,9 @@ def test_shares_into_a_residual_join_sum_to_one(tmp_path) -> None:
         assert math.isclose(sum(shares), 1.0, abs_tol=1e-5)
 
 
-def test_two_runs_with_one_seed_differ_only_in_timings(tmp_path) -> None:
-    model, data = factories.tiny_gpt2()
+@pytest.mark.parametrize("family", ["vit", pytest.param("gpt2", marks=pytest.mark.long)])
+def test_two_runs_with_one_seed_differ_only_in_timings(family: str, tmp_path) -> None:
+    model, data = getattr(factories, f"tiny_{family}")()
     records = [
         zsei.analyze(model, data, settings=small(tmp_path / str(i), halves=True)) for i in (0, 1)
     ]

@@ -1,4 +1,4 @@
-"""A hundred harmful and a hundred harmless edits, each tried for real."""
+"""A hundred harmful and a hundred harmless edits, each tried for real; by default every fifth."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,16 +22,17 @@ from zsei.gate.sandbox import try_edits, verify_unchanged
 from zsei.records import Proposal, Verdict
 
 PROPOSAL = Proposal.make(strategy="planted", components=())
-EACH = 100
-SUBJECTS: dict[str, tuple[int, Callable[[], Planted]]] = {
-    "classifier": (28, planted_classifier),
-    "cnn": (20, planted_cnn),
-    "vit": (20, lambda: planted_transformer("vit", "fidelity")),
-    "patchtst": (20, lambda: planted_transformer("patchtst")),
-    "gpt2": (6, lambda: planted_transformer("gpt2")),
-    "llama": (6, lambda: planted_transformer("llama", "fidelity")),
+SUBJECTS: dict[str, Callable[[], Planted]] = {
+    "classifier": planted_classifier,
+    "cnn": planted_cnn,
+    "vit": lambda: planted_transformer("vit", "fidelity"),
+    "patchtst": lambda: planted_transformer("patchtst"),
+    "gpt2": lambda: planted_transformer("gpt2"),
+    "llama": lambda: planted_transformer("llama", "fidelity"),
 }
-"""Harmful and harmless edits of each subject, and how it is made."""
+WHOLE = {"classifier": 28, "cnn": 20, "vit": 20, "patchtst": 20, "gpt2": 6, "llama": 6}
+"""Harmful edits of each subject, and as many harmless ones: a hundred of either."""
+FIFTH = {"classifier": 8, "cnn": 6, "vit": 6}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +57,17 @@ def known(planted: Planted, wanted: Truth, count: int) -> Iterator[Case]:
     assert found == count, f"{planted.name}: {found} {wanted} edits of {count}"
 
 
-@pytest.fixture(scope="module")
-def tried() -> list[Tried]:
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(FIFTH, id="fifth"),
+        pytest.param(WHOLE, id="whole", marks=pytest.mark.long),
+    ],
+)
+def tried(request: pytest.FixtureRequest) -> list[Tried]:
     found = []
-    for name, (count, make) in SUBJECTS.items():
-        planted = make()
+    for name, count in request.param.items():
+        planted = SUBJECTS[name]()
         assert overlap(planted) <= 0.01, name
         for wanted in ("harmless", "harmful"):
             for number, case in enumerate(known(planted, wanted, count)):
@@ -89,16 +96,16 @@ def told(tried: list[Tried]) -> str:
 
 def test_hardly_any_harmful_edit_is_accepted(tried: list[Tried]) -> None:
     harmful = [one for one in tried if one.truth == "harmful"]
-    assert len(harmful) == EACH
+    assert len(harmful) in (20, 100)
     accepted = [one for one in harmful if one.verdict.outcome == "accepted"]
-    assert len(accepted) <= 2, told(accepted)
+    assert len(accepted) <= 0.02 * len(harmful), told(accepted)
 
 
 def test_most_harmless_edits_are_accepted(tried: list[Tried]) -> None:
     harmless = [one for one in tried if one.truth == "harmless"]
-    assert len(harmless) == EACH
+    assert len(harmless) in (20, 100)
     refused = [one for one in harmless if one.verdict.outcome != "accepted"]
-    assert len(refused) <= 20, told(refused)
+    assert len(refused) <= 0.2 * len(harmless), told(refused)
 
 
 def test_harm_is_refused_for_what_it_is(tried: list[Tried]) -> None:
@@ -123,6 +130,10 @@ def test_harm_is_refused_for_what_it_is(tried: list[Tried]) -> None:
 
 def test_the_suite_holds_every_kind_of_harm(tried: list[Tried]) -> None:
     harmful = " ".join(one.what for one in tried if one.truth == "harmful")
+    if len(tried) < 200:
+        kinds = ("NaN", "overflow", "marked samples only", "one length only", "another shape")
+        assert [kind for kind in kinds if kind not in harmful] == []
+        return
     for kind in (
         "half a pair", "among the dead", "random neurons", "random channels", "heads", "all of",
         "four fifths", "NaN", "overflow", "marked samples only", "one length only", "another shape",

@@ -45,6 +45,11 @@ CUT: dict[str, tuple[dict[str, int], str]] = {
     "EfficientNet": ({"channel": 6}, "module"), "Wav2Vec2": (BLOCKS, "module"),
     "Whisper": (BOTH | {"channel": 1}, "module"), "PatchTST": (BLOCKS, "module"),
 }  # fmt: skip
+EACH_TIME = (
+    "BERT", "DeBERTa-v2", "BART", "GPT-2", "BLOOM", "Llama", "Qwen2-MoE", "ViT", "SegFormer",
+    "PoolFormer", "ResNet", "MobileNet V1", "PatchTST",
+)  # fmt: skip
+"""One of each way in which attention, its neurons or channels are built; the others take longer."""
 WHOLE = {
     # name: what says why some of its sites stay whole
     "SqueezeBERT": r"`aten\.conv1d\.default` in `.*\.value` on \[3, 32, 10\].* as 2 x 16",
@@ -64,7 +69,9 @@ def fixed_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apply, "_open_sizes", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", CUT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in EACH_TIME else pytest.mark.long) for n in CUT]
+)
 def test_thirty_percent_go_run_save_and_load(name: str) -> None:
     removed, form = CUT[name]
     found, _ = prune(name, keep=bool(form))
