@@ -8,7 +8,7 @@ import torch
 
 from zsei.analyzers.check_strategies import strategy_checks
 from zsei.analyzers.context import Analysis
-from zsei.gate.rounds import Outcome
+from zsei.gate.result import Outcome
 from zsei.graph.costs import cost_measurements
 from zsei.importance.ranking import Importance
 from zsei.records import (

@@ -10,29 +10,30 @@ from typing import Any, Literal
 
 from torch import nn
 
-from zsei.advice import interpret, propose
+from zsei.advice import interpret
+from zsei.advice.loop import take_turns, with_words
 from zsei.analyzers import ANALYZERS, run_analyzers
 from zsei.analyzers.check_instrumentation import overhead_remark
 from zsei.analyzers.context import Analysis
 from zsei.analyzers.validate import validate
 from zsei.assembly import draft_record, sealed, with_verdicts
-from zsei.cards import Cards
 from zsei.clock import Clock, Progress
 from zsei.errors import UsageError
 from zsei.gate.audit import audit_key, audited
-from zsei.gate.baseline import measure_baseline
-from zsei.gate.rounds import Outcome, edits_of, try_all, unjudged
+from zsei.gate.result import Outcome, offered
+from zsei.gate.rounds import Bench, time_best
 from zsei.gate.sandbox import verify_unchanged
+from zsei.gate.together import edits_of
 from zsei.graph.build import build_graph
 from zsei.graph.export import write_graphml, write_json
 from zsei.importance.ranking import rank
-from zsei.llm import CallRecord, Line, open_line
+from zsei.llm import CallRecord, open_line
 from zsei.measures import MEASURES
 from zsei.memory import Memory, ask_memory, cards_of
 from zsei.records import AnalysisRecord, Answer, Failure, Finding, Proposal, Timings
 from zsei.resources import load_cards
 from zsei.settings import Settings
-from zsei.strategies.candidates import candidates, explicit
+from zsei.strategies.candidates import candidates
 from zsei.strategies.fitted import together, values_of
 from zsei.strategies.scores import removal_scores
 from zsei.subject.again import means_of, subject_again
@@ -111,9 +112,12 @@ def analyze(
             checks=tested.checks,
         )  # fmt: skip
         with clock.stage("advise"):
-            record, proposals = _advise(record, analysis, cards, line)
+            record = with_words(record, interpret(record, cards, line))
+            bench = _bench(analysis, clock)
+            possible = _possible(analysis, bench)
         with clock.stage("gate") as report:
-            outcome = _judge(analysis, proposals, clock, report)
+            record, outcome = take_turns(record, possible, bench, cards, line, report)
+            time_best(bench, outcome, LATENCY_PAIRS)
         verify_unchanged(subject)
     record = with_verdicts(record, outcome, analysis)
     timings = _timings(started, clock, traced.seconds, traced.overhead, outcome, clock_findings)
@@ -121,45 +125,23 @@ def analyze(
     return remember(sealed(record, timings), settings, memory=memory, calls=calls)
 
 
-def _advise(
-    record: AnalysisRecord, analysis: Analysis, cards: Cards, line: Line | None
-) -> tuple[AnalysisRecord, tuple[Proposal, ...]]:
-    """What the numbers mean, and what to try in which order."""
-    settings = analysis.settings
-    told = interpret(record, cards, line)
-    scores = removal_scores(analysis.subject, analysis.trace, analysis.importance)
-    alike = {site: units.duplicates for site, units in analysis.trace.units.items()}
-    possible = candidates(analysis.subject, scores, settings, alike)
-    proposed = propose(record, possible, cards, settings, line)
-    record = record.model_copy(
-        update={
-            "interpretations": (*told.interpretations, *proposed.interpretations),
-            "failures": (*record.failures, *told.failures, *proposed.failures),
-        }
-    )
-    proposals = proposed.proposals[: settings.max_proposals]
-    return record, proposals
-
-
-def _judge(analysis: Analysis, proposals: Sequence[Proposal], clock: Clock, report: Any) -> Outcome:
-    """Every proposal through the gate."""
-    subject, settings = analysis.subject, analysis.settings
-    scores = removal_scores(subject, analysis.trace, analysis.importance)
-    if not proposals or subject.program is None:
-        return Outcome()
-    if reason := too_large_to_copy(subject.model):
-        return unjudged(proposals, reason)
-    return try_all(
-        subject,
-        measure_baseline(subject, settings),
-        [explicit(subject, scores, proposal) for proposal in proposals],
-        scores,
-        analysis.trace.means,
-        settings,
-        latency_pairs=LATENCY_PAIRS,
+def _bench(analysis: Analysis, clock: Clock) -> Bench:
+    """Where proposals are tried."""
+    subject = analysis.subject
+    return Bench(
+        subject=subject,
+        scores=removal_scores(subject, analysis.trace, analysis.importance),
+        means=analysis.trace.means,
+        settings=analysis.settings,
         out_of_time=clock.out_of_time,
-        progress=report,
+        closed=too_large_to_copy(subject.model),
     )
+
+
+def _possible(analysis: Analysis, bench: Bench) -> tuple[Proposal, ...]:
+    """What could be tried."""
+    alike = {site: units.duplicates for site, units in analysis.trace.units.items()}
+    return candidates(bench.subject, bench.scores, bench.settings, alike)
 
 
 def _timings(
@@ -248,7 +230,8 @@ def apply(
     Args:
         record: An analysis of that very model (its hash is compared).
         model: The model, as for `analyze`; None loads it by the name in the record.
-        strategies: "accepted" for everything the gate accepted together, or ids of proposals.
+        strategies: "accepted" for the accepted set that saves most, which is nearly always
+            everything the gate accepted together; or ids of proposals.
     """
     return edit(record, model, strategies).model
 
@@ -281,13 +264,8 @@ def save_model(edited: EditedModel, folder: Path | str) -> Path:
 def chosen(record: AnalysisRecord, strategies: str | Sequence[str]) -> list[Proposal]:
     """The proposals to carry out."""
     if strategies == "accepted":
-        together = record.combined
-        if together is not None and together.outcome == "accepted":
-            strategies = together.proposal_id.split("+")
-        else:
-            # They do not go together: the one that saves most.
-            best = sorted(record.accepted(), key=_saved, reverse=True)
-            strategies = [proposal.id for proposal in best[:1]]
+        found = offered(record.verdicts, record.combined)
+        strategies = found.proposal_id.split("+") if found else []
         if not strategies:
             raise UsageError(
                 f"Only what the gate accepted is applied, and it accepted nothing in {record.id}. "
@@ -303,12 +281,6 @@ def chosen(record: AnalysisRecord, strategies: str | Sequence[str]) -> list[Prop
             f"none of them."
         )
     return [known[name] for name in dict.fromkeys(strategies)]
-
-
-def _saved(proposal: Proposal) -> float:
-    """Parameters a proposal is expected to remove."""
-    found = [m.value for m in proposal.expected if m.name == "parameters_removed"]
-    return found[0] or 0.0 if found else 0.0
 
 
 def load(folder: Path | str) -> nn.Module:

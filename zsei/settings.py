@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     latency_limit: float | None = Field(default=None, gt=0)
     """Largest latency ratio after / before that is accepted; None lets no clock decide."""
     max_proposals: int = Field(default=6, ge=0)
+    """Proposals tried in one turn, the smaller ones that a rejection leads to not counted."""
+    strategist_rounds: int = Field(default=3, ge=0)
+    """Turns of a language model that proposes, each with all verdicts so far in front of it."""
     rounds: int = Field(default=2, ge=1)
     """Times a rejected proposal may come back smaller."""
 

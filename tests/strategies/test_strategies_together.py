@@ -12,9 +12,10 @@ import zsei
 from zsei import pipeline
 from zsei.assembly import sealed
 from zsei.errors import SurgeryRefused, UsageError
-from zsei.gate.baseline import measure_baseline
 from zsei.gate.evidence import measure_size
-from zsei.gate.rounds import edits_of, merge, try_all
+from zsei.gate.result import Outcome
+from zsei.gate.rounds import Bench, try_all
+from zsei.gate.together import edits_of, merge
 from zsei.records import AnalysisRecord, Proposal
 from zsei.settings import Settings
 from zsei.strategies import find_strategy
@@ -107,10 +108,8 @@ def test_the_gate_measures_them_with_their_values(subject: Subject) -> None:
     settings = Settings(
         min_channels=4, max_layer_share=0.5, bootstrap=200, rounds=1, safety="aggressive"
     )
-    outcome = try_all(
-        subject, measure_baseline(subject, settings), found, {}, {}, settings, latency_pairs=0,
-        out_of_time=lambda: False, progress=lambda share: None,
-    )  # fmt: skip
+    outcome = Outcome()
+    try_all(Bench(subject=subject, scores={}, means={}, settings=settings), found, outcome)
     verdicts = {p.id: outcome.trials[p.id].verdict for p in found}
     assert {v.outcome for v in verdicts.values()} == {"accepted"}, verdicts
     assert outcome.fitted.keys() == verdicts.keys()

@@ -1,290 +1,202 @@
-"""Tries proposals in order, gives rejected ones a smaller second chance, then all together."""
+"""Tries proposals in order, gives rejected ones a smaller second chance, then all together.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+Whoever proposes hands in one list after the other; what was judged before is not judged again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from zsei.errors import SurgeryRefused, UsageError
-from zsei.gate.baseline import Baseline
+from zsei.gate.baseline import Baseline, measure_baseline
 from zsei.gate.judge import refused
 from zsei.gate.latency import measure_latency
 from zsei.gate.phases import TrainingRun
+from zsei.gate.result import Outcome, saved
 from zsei.gate.sandbox import Trial, try_edits
+from zsei.gate.together import Scores, edits_of, folding
 from zsei.records import Proposal, Verdict
-from zsei.settings import EditKind, Settings
+from zsei.settings import Settings
 from zsei.strategies import find_strategy
 from zsei.strategies.candidates import shrink
-from zsei.strategies.fitted import fitted, together
-from zsei.subject.program import Program
+from zsei.strategies.fitted import fitted
 from zsei.subject.types import Subject
-from zsei.surgery.edits import (
-    BypassLayer,
-    Edit,
-    FactoriseLinear,
-    RemoveUnits,
-    ReplaceLayer,
-    stands_inside,
-)
-from zsei.surgery.fold import Means, bias_shifts, shift_program
-from zsei.surgery.program_form import edit_program
-from zsei.surgery.weights import Weights, put_in_program
+from zsei.surgery.fold import Means
+from zsei.surgery.weights import Weights
 
-Scores = Mapping[tuple[str, str], tuple[float, ...]]
 COMBINATIONS = 4
-"""Combinations tried at most: all accepted, then without the last one, and so on."""
+"""Combinations tried at most per round: all, then without the last one, and so on."""
+TRYING = 0.9
+"""Share of the progress that trying proposals is; combining them is the rest."""
 
 
-@dataclass
-class Outcome:
-    """All proposals that were tried, in order, and what became of them."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bench:
+    """Where proposals are tried: the model, what is known of it, and the limits."""
 
-    proposals: list[Proposal] = field(default_factory=list)
-    trials: dict[str, Trial] = field(default_factory=dict)
-    combined: Trial | None = None
-    fitted: dict[str, Weights] = field(default_factory=dict)
-    """The values that proposals brought along which the gate accepted: by the proposal's id."""
-    latency: dict[str, tuple[float, float, float]] = field(default_factory=dict)
-    """Latency ratio, with its interval, of what would be applied: by the id of its verdict."""
+    subject: Subject
+    """The model, its data and objective."""
+    scores: Scores
+    """Estimated divergence per unit; chooses the half of a rejected proposal that stays."""
+    means: Means
+    """Mean value per site, folded into the biases behind removed units."""
+    settings: Settings
+    """Limits, minima, rounds."""
+    out_of_time: Callable[[], bool] = lambda: False
+    """Asked before each proposal; the rest is then inconclusive."""
+    run: TrainingRun | None = None
+    """Where the training run stands that this is part of; its phase caps each cut, and all of
+    them together."""
+    closed: str = ""
+    """Why nothing can be tried on this model; every proposal is then inconclusive."""
 
-    def accepted(self) -> list[Proposal]:
-        """Accepted proposals, in the order they were tried."""
-        return [p for p in self.proposals if self.trials[p.id].verdict.outcome == "accepted"]
+    @cached_property
+    def baseline(self) -> Baseline:
+        """The original, measured when it is first asked for."""
+        return measure_baseline(self.subject, self.settings)
 
 
 def try_all(
-    subject: Subject,
-    baseline: Baseline,
+    bench: Bench,
     proposals: Sequence[Proposal],
-    scores: Scores,
-    means: Means,
-    settings: Settings,
-    *,
-    latency_pairs: int,
-    out_of_time: Callable[[], bool],
-    progress: Callable[[float], None],
-    run: TrainingRun | None = None,
-) -> Outcome:
+    outcome: Outcome,
+    progress: Callable[[float], None] = lambda _: None,
+) -> None:
     """Judge each proposal; a rejected one comes back at half its size, `settings.rounds` times.
 
+    Then what was accepted here is judged together with the best accepted set there was before,
+    which is replaced by nothing that saves less.
+
     Args:
-        subject: The model, its data and objective.
-        baseline: The original, measured.
-        proposals: In the order to try them.
-        scores: Estimated divergence per unit; chooses the half that stays proposed.
-        means: Mean value per site, folded into the biases behind removed units.
-        settings: Limits, minima, rounds.
-        latency_pairs: Timed pairs for what is accepted in the end.
-        out_of_time: Asked before each proposal; the rest is then inconclusive.
-        progress: Called with the share done.
-        run: Where the training run stands that this is part of; its phase caps each cut, and all
-            of them together.
+        bench: Where to try them.
+        proposals: In the order to try them, each with its units named (`explicit`); those that
+            `outcome` holds already are left out.
+        outcome: What was tried before; gets what is tried now.
+        progress: Called with the share of this list that is done.
     """
-    outcome = Outcome()
+    best, before = outcome.best(), len(outcome.proposals)
     waiting = list(proposals)
-    budget = len(waiting)
-    for number in range(settings.rounds):
+    budget = max(len(waiting), 1)
+    for number in range(bench.settings.rounds):
         smaller: list[Proposal] = []
         for proposal in waiting:
             if proposal.id in outcome.trials:
                 continue
-            if out_of_time():
-                trial = Trial(verdict=_left_out(proposal))
-            else:
-                trial, brought = try_proposal(
-                    subject, baseline, proposal, scores, means, settings, run
-                )
-                if brought and trial.verdict.outcome == "accepted":
-                    outcome.fitted[proposal.id] = brought
-            outcome.proposals.append(proposal)
-            outcome.trials[proposal.id] = trial
-            progress(min(0.9, 0.9 * len(outcome.trials) / max(budget, 1)))
-            if trial.verdict.outcome == "rejected" and number + 1 < settings.rounds:
-                half = shrink(subject, scores, proposal)
+            trial = _tried(bench, proposal, outcome)
+            progress(min(TRYING, TRYING * (len(outcome.proposals) - before) / budget))
+            if trial.verdict.outcome == "rejected" and number + 1 < bench.settings.rounds:
+                half = shrink(bench.subject, bench.scores, proposal)
                 if half is not None:
                     smaller.append(half)
         waiting = smaller
         budget += len(smaller)
-    outcome.combined = _combine(subject, baseline, outcome, scores, means, settings, run)
-    outcome.latency = {
-        name: trial.latency for name, trial in outcome.trials.items() if trial.latency is not None
-    } | _latency(subject, outcome, scores, means, settings, latency_pairs)
+    new = {proposal.id for proposal in outcome.proposals[before:]}
+    _combine(bench, outcome, [*best, *(p for p in outcome.accepted() if p.id in new)])
     progress(1.0)
-    return outcome
 
 
-def unjudged(proposals: Sequence[Proposal], reason: str) -> Outcome:
-    """Every proposal inconclusive, because nothing could be tried."""
-    return Outcome(
-        proposals=list(proposals),
-        trials={
-            p.id: Trial(
-                verdict=Verdict(
-                    proposal_id=p.id, outcome="inconclusive", reason=f"inconclusive: {reason}"
-                )
-            )
-            for p in proposals
-        },
-    )
+def _tried(bench: Bench, proposal: Proposal, outcome: Outcome) -> Trial:
+    """One proposal tried now, unless nothing can be tried any more."""
+    if bench.closed or bench.out_of_time():
+        trial = Trial(verdict=_left_out(proposal, bench.closed))
+    else:
+        trial, brought = try_proposal(bench, proposal)
+        if brought and trial.verdict.outcome == "accepted":
+            outcome.fitted[proposal.id] = brought
+    outcome.proposals.append(proposal)
+    outcome.trials[proposal.id] = trial
+    return trial
 
 
-def try_proposal(
-    subject: Subject,
-    baseline: Baseline,
-    proposal: Proposal,
-    scores: Scores,
-    means: Means,
-    settings: Settings,
-    run: TrainingRun | None = None,
-) -> tuple[Trial, Weights]:
+def try_proposal(bench: Bench, proposal: Proposal) -> tuple[Trial, Weights]:
     """One proposal through its strategy and the gate; what its strategy refuses is inapplicable.
 
     Also gives the values that the proposal brought along, if any.
     """
+    subject, settings = bench.subject, bench.settings
     brought: Weights = {}
     try:
         strategy = find_strategy(proposal.strategy)
-        edits = strategy.edits(subject.anatomy, scores, proposal, settings)
+        edits = strategy.edits(subject.anatomy, bench.scores, proposal, settings)
         if subject.program is not None:
             brought = fitted(subject, proposal, edits)
-        folding = _folding(subject, edits, means, [brought])
+        edit = folding(subject, edits, bench.means, [brought])
     except (SurgeryRefused, UsageError) as error:
         return Trial(verdict=refused("inapplicable", proposal.id, str(error))), {}
     trial = try_edits(
-        subject, proposal, strategy.edit_kind, edits, baseline, settings, edit=folding, run=run
-    )
+        subject, proposal, strategy.edit_kind, edits, bench.baseline, settings, edit=edit,
+        run=bench.run,
+    )  # fmt: skip
     return trial, brought
 
 
-def _folding(
-    subject: Subject, edits: Sequence[Edit], means: Means, parts: Sequence[Weights]
-) -> Callable[[Program, Sequence[Edit]], Program]:
-    """Surgery that folds means into biases and puts in the values that proposals bring, for any
-    export of the subject's model.
-    """
-    shifts = {} if subject.program is None else bias_shifts(subject.program, edits, means)
-    values = {} if subject.program is None else together(subject.program, edits, parts, means)
-
-    def edit(program: Program, here: Sequence[Edit]) -> Program:
-        return put_in_program(shift_program(edit_program(program, here), shifts), values)
-
-    return edit
-
-
-def edits_of(
-    subject: Subject, proposals: Sequence[Proposal], scores: Scores, settings: Settings
-) -> tuple[tuple[Edit, ...], EditKind]:
-    """The edits of several proposals as one set, and the widest kind among them."""
-    order: tuple[EditKind, ...] = ("channels", "heads", "layers")
-    edits: list[Edit] = []
-    kind: EditKind = "channels"
-    for proposal in proposals:
-        strategy = find_strategy(proposal.strategy)
-        edits += strategy.edits(subject.anatomy, scores, proposal, settings)
-        if order.index(strategy.edit_kind) > order.index(kind):
-            kind = strategy.edit_kind
-    return merge(edits), kind
-
-
-def merge(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """One edit per site: units named by several proposals go once; what is inside a layer that goes
-    needs no edit any more.
-    """  # fmt: skip
-    whole = [edit for edit in edits if isinstance(edit, BypassLayer | ReplaceLayer)]
-    # A layer that one would remove and another replace is replaced.
-    whole.sort(key=lambda edit: isinstance(edit, ReplaceLayer))
-    layers = {edit.site.component: edit for edit in whole}
-    units: dict[tuple[str, str, bool], set[int]] = {}
-    sites = {}
-    for edit in edits:
-        if isinstance(edit, RemoveUnits):
-            key = (edit.site.component, edit.site.kind, edit.merged)
-            sites[key] = edit.site
-            units.setdefault(key, set()).update(edit.units)
-    for component, kind, merged in units:
-        if merged:  # what another unit takes over needs no mean in its place
-            units.get((component, kind, False), set()).difference_update(
-                units[component, kind, True]
-            )
-
-    def inside(component: str) -> bool:
-        return any(stands_inside(component, layer) for layer in layers)
-
-    kept = [key for key in units if units[key] and not inside(key[0])]
-    thin = [e for e in edits if isinstance(e, FactoriseLinear) and not inside(e.site.component)]
-    return (
-        *(
-            RemoveUnits(site=sites[key], units=tuple(sorted(units[key])), merged=key[2])
-            for key in kept
-        ),
-        *dict.fromkeys(thin),
-        *layers.values(),
-    )
-
-
-def _combine(
-    subject: Subject, baseline: Baseline, outcome: Outcome, scores: Scores, means: Means,
-    settings: Settings, run: TrainingRun | None,
-) -> Trial | None:  # fmt: skip
-    """All accepted proposals at once, dropping the last accepted one until the gate agrees."""
-    accepted = outcome.accepted()
-    trial: Trial | None = None
+def _combine(bench: Bench, outcome: Outcome, members: Sequence[Proposal]) -> None:
+    """All members at once, dropping the last one until the gate agrees; the better set stays."""
+    left = list(members)
     for _ in range(COMBINATIONS):
-        if len(accepted) < 2:
-            break
-        name = "+".join(p.id for p in accepted)
-        proposal = accepted[0].model_copy(update={"id": name})
-        try:
-            edits, kind = edits_of(subject, accepted, scores, settings)
-        except (SurgeryRefused, UsageError) as error:
-            trial = Trial(verdict=refused("inapplicable", name, str(error)))
-        else:
-            # One proposal may hold all others: then they have been measured together already.
-            same = [
-                p for p in accepted
-                if set(edits_of(subject, [p], scores, settings)[0]) == set(edits)
-            ]  # fmt: skip
-            if same:
-                known = outcome.trials[same[0].id]
-                verdict = known.verdict.model_copy(update={"proposal_id": name})
-                return replace(known, verdict=verdict)
-            try:
-                parts = [outcome.fitted.get(p.id, {}) for p in accepted]
-                folding = _folding(subject, edits, means, parts)
-            except SurgeryRefused as error:
-                trial = Trial(verdict=refused("inapplicable", name, str(error)))
-                accepted = accepted[:-1]
-                continue
-            trial = try_edits(
-                subject, proposal, kind, edits, baseline, settings, edit=folding, run=run
-            )
+        if len(left) < 2:
+            return
+        name = "+".join(proposal.id for proposal in left)
+        if name not in outcome.joined:
+            outcome.joined[name] = _joined(bench, outcome, left, name)
+        trial = outcome.joined[name]
+        if _better(trial.verdict, outcome.combined):
+            outcome.combined = trial
         if trial.verdict.outcome == "accepted":
-            return trial
-        accepted = accepted[:-1]
-    return trial
+            return
+        left.pop()
 
 
-def _latency(
-    subject: Subject, outcome: Outcome, scores: Scores, means: Means, settings: Settings, pairs: int
-) -> dict[str, tuple[float, float, float]]:
-    """Latency of what would be applied: the combination, or the only accepted proposal."""
-    chosen = outcome.accepted()
-    combined = outcome.combined
-    if combined is not None and combined.verdict.outcome == "accepted":
-        names = combined.verdict.proposal_id.split("+")
-        chosen = [proposal for proposal in chosen if proposal.id in names]
-    if not chosen or not pairs or subject.program is None:
-        return {}
-    if combined is None or combined.verdict.outcome != "accepted":
-        chosen = chosen[:1]
-    edits, _ = edits_of(subject, chosen, scores, settings)
-    parts = [outcome.fitted.get(p.id, {}) for p in chosen]
-    edited = _folding(subject, edits, means, parts)(subject.program, edits)
-    found = measure_latency(subject.program, edited, subject.held_out[0].inputs, pairs=pairs)
-    return {"+".join(proposal.id for proposal in chosen): found}
+def _better(verdict: Verdict, known: Trial | None) -> bool:
+    """Whether a combination takes the place of the one that is known."""
+    if known is None or known.verdict.outcome != "accepted":
+        return True
+    return verdict.outcome == "accepted" and saved(verdict) > saved(known.verdict)
 
 
-def _left_out(proposal: Proposal) -> Verdict:
-    return Verdict(
-        proposal_id=proposal.id,
-        outcome="inconclusive",
-        reason="inconclusive: the time budget ended before it could be tried",
+def _joined(bench: Bench, outcome: Outcome, members: Sequence[Proposal], name: str) -> Trial:
+    """Several accepted proposals as one edit through the gate."""
+    subject, scores, settings = bench.subject, bench.scores, bench.settings
+    try:
+        edits, kind = edits_of(subject, members, scores, settings)
+        # One proposal may hold all others: then they have been measured together already.
+        for member in members:
+            if set(edits_of(subject, [member], scores, settings)[0]) == set(edits):
+                known = outcome.trials[member.id]
+                return replace(
+                    known, verdict=known.verdict.model_copy(update={"proposal_id": name})
+                )
+        parts = [outcome.fitted.get(member.id, {}) for member in members]
+        edit = folding(subject, edits, bench.means, parts)
+    except (SurgeryRefused, UsageError) as error:
+        return Trial(verdict=refused("inapplicable", name, str(error)))
+    proposal = members[0].model_copy(update={"id": name})
+    return try_edits(
+        subject, proposal, kind, edits, bench.baseline, settings, edit=edit, run=bench.run
     )
+
+
+def time_best(bench: Bench, outcome: Outcome, pairs: int) -> None:
+    """Measure the latency of what would be applied: the accepted set that saves most.
+
+    Args:
+        bench: Where it was tried.
+        outcome: Gets the ratio after / before with its interval, beside those that the gate took.
+        pairs: Timed pairs; 0 leaves the clock alone.
+    """
+    subject, chosen = bench.subject, outcome.best()
+    outcome.latency |= {
+        name: trial.latency for name, trial in outcome.trials.items() if trial.latency is not None
+    }
+    if not chosen or not pairs or subject.program is None:
+        return
+    edits, _ = edits_of(subject, chosen, bench.scores, bench.settings)
+    parts = [outcome.fitted.get(p.id, {}) for p in chosen]
+    edited = folding(subject, edits, bench.means, parts)(subject.program, edits)
+    found = measure_latency(subject.program, edited, subject.held_out[0].inputs, pairs=pairs)
+    outcome.latency["+".join(proposal.id for proposal in chosen)] = found
+
+
+def _left_out(proposal: Proposal, closed: str) -> Verdict:
+    why = closed or "the time budget ended before it could be tried"
+    return Verdict(proposal_id=proposal.id, outcome="inconclusive", reason=f"inconclusive: {why}")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zsei.errors import SurgeryRefused
-from zsei.gate.rounds import merge
+from zsei.gate.together import merge
 from zsei.pruning.cut import make_cut
 from zsei.pruning.measure import merit_of
 from zsei.pruning.task import Found, Task, measured
