@@ -16,7 +16,9 @@ ZseiError                    exit code 1 unless said otherwise
 │   ├── LLMAuth
 │   ├── LLMRefused
 │   ├── LLMTruncated
-│   └── LLMInvalid
+│   ├── LLMTooLong
+│   ├── LLMInvalid
+│   └── LLMBudget
 ├── MemoryDamaged            5  the record store fails its own integrity check
 └── OutputError                 a result cannot be written (a full disk, no permission)
 """
@@ -70,6 +72,10 @@ class LLMError(ZseiError):
     """The language model failed; the rule-based voice stands in."""
 
     exit_code = 4
+    attempts: int | None = None
+    """Requests that were sent; None where nobody counted."""
+    lost: int = 0
+    """Those among them that no answer came to, though the provider may have charged for one."""
 
 
 class LLMTimeout(LLMError):
@@ -92,8 +98,16 @@ class LLMTruncated(LLMError):
     """The answer was cut off at the token limit."""
 
 
+class LLMTooLong(LLMError):
+    """The question is longer than the model reads."""
+
+
 class LLMInvalid(LLMError):
     """The answer does not fit the schema or names things that do not exist."""
+
+
+class LLMBudget(LLMError):
+    """The next call would pass the budget in calls, tokens or money; it was not made."""
 
 
 class MemoryDamaged(ZseiError):

@@ -6,7 +6,7 @@ No language model can reach these values: the gate reads its limits here and now
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -40,11 +40,34 @@ class LLMSettings(BaseModel):
     attempt_seconds: float = Field(default=30.0, gt=0)
     retries: int = Field(default=2, ge=0)
     """Transport retries (429, 5xx, dropped connections)."""
-    repairs: int = Field(default=2, ge=0)
-    """How often an invalid answer is sent back with the list of what is wrong."""
+    repairs: int = Field(default=1, ge=0)
+    """How often an invalid answer is asked for again with the list of what is wrong."""
     max_tokens: int = Field(default=2000, gt=0)
-    max_calls: int = Field(default=12, gt=0)
-    """Calls per analysis."""
+    """Tokens of one answer; one that was cut off is asked for again with twice as many."""
+
+    max_calls: int = Field(default=40, gt=0)
+    """Calls of one analysis, question or conversation; like all budgets, for all agents together.
+    What the cache answers is free, and transport retries belong to their call."""
+    max_total_tokens: int | None = Field(default=1_000_000, gt=0)
+    """Tokens read and written by all calls; None sets no limit."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """Dollars of all calls; None sets no limit. It needs a price that is known."""
+    input_price: float | None = Field(default=None, ge=0)
+    """Dollars per million tokens read, where litellm's list lacks the model or a contract differs;
+    0 for a model of one's own."""
+    output_price: float | None = Field(default=None, ge=0)
+    """Dollars per million tokens written; set both prices or none."""
+
+    cache: bool = True
+    """Whether a question asked before is answered from `home`, without a call."""
+    cache_megabytes: float = Field(default=32.0, gt=0)
+    """Size of all answers kept; the ones unused for longest go."""
+
+    @model_validator(mode="after")
+    def _both_prices(self) -> "LLMSettings":
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("input_price and output_price must be set together")
+        return self
 
 
 class Settings(BaseSettings):

@@ -21,6 +21,7 @@ from zsei.errors import (
     UsageError,
 )
 from zsei.llm import CallRecord, Line, LLMRequest, RawAnswer, ScriptedLLM, ask_typed
+from zsei.llm.budget import most_read
 from zsei.llm.failures import masked
 from zsei.records import Record
 from zsei.settings import LLMSettings
@@ -105,16 +106,18 @@ def test_what_is_wrong_is_said_without_the_answer(
 
 def test_repairs_are_counted() -> None:
     log: list[CallRecord] = []
-    with pytest.raises(LLMInvalid, match="after 2 re-asks"):
+    with pytest.raises(LLMInvalid, match="after 1 re-ask it"):
         ask(ScriptedLLM(["no"] * 3), log)
-    assert [call.outcome for call in log] == ["invalid"] * 3
+    assert [call.outcome for call in log] == ["invalid"] * 2
+    with pytest.raises(LLMInvalid, match="after 2 re-asks it"):
+        ask(ScriptedLLM(["no"] * 3), repairs=2)
     with pytest.raises(LLMInvalid, match="after 0 re-asks"):
         ask(ScriptedLLM(["no"]), repairs=0)
 
 
 def test_each_re_ask_lists_only_the_last_problems() -> None:
     llm = ScriptedLLM(["no", '{"component": "a"}', GOOD])
-    ask(llm)
+    ask(llm, repairs=2)
     assert "Invalid JSON" in llm.requests[1].prompt
     assert "Invalid JSON" not in llm.requests[2].prompt
 
@@ -138,15 +141,19 @@ def test_how_it_ended_is_looked_at_first() -> None:
 
 def test_failures_are_logged_and_passed_on() -> None:
     log: list[CallRecord] = []
+    llm = ScriptedLLM([LLMTransport("down")])
     with pytest.raises(LLMTransport, match="down"):
-        ask(ScriptedLLM([LLMTransport("down")]), log)
+        ask(llm, log)
+    (asked,) = llm.requests
     assert log == [
         CallRecord(
             agent="flow",
             model="scripted",
             prompt_hash=log[0].prompt_hash,
             attempts=None,
+            tokens=most_read(asked) + asked.max_tokens,  # nobody knows, so the worst counts
             outcome="LLMTransport",
+            problem="down",
         )
     ]
 

@@ -43,8 +43,8 @@ def test_the_deadline_cancels() -> None:
     assert cancelled.wait(10)
 
 
-def test_what_ignores_its_cancellation_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "_GRACE", 0.1)
+def test_what_ignores_its_cancellation_is_left() -> None:
+    assert waiting._GRACE <= 0.5  # what may be added to a deadline
 
     async def stubborn() -> None:
         for _ in range(50):

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from zsei.errors import LLMAuth, LLMError, LLMRefused, LLMTimeout, LLMTransport
+from zsei.errors import LLMAuth, LLMError, LLMRefused, LLMTimeout, LLMTooLong, LLMTransport
 
 _SECRET_NAME = re.compile(
     r"(API_?KEY|ACCESS_?KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)", re.IGNORECASE
@@ -22,8 +22,15 @@ _LONGEST = 200
 OPTIONAL = {
     "response_format": ("response_format", "json_schema", "structured output"),
     "temperature": ("temperature",),
+    "max_tokens": ("max_completion_tokens",),
 }
-"""What a request can do without, and the words in which a provider refuses it."""
+"""What a request can do without, and the words in which a provider refuses it. The limit on tokens
+never goes: newer models want it under another name, which their refusal mentions."""
+_NOT_REACHED = ("ConnectError", "ConnectTimeout", "ClientConnectorError", "gaierror")
+"""Exceptions of several clients that say that nothing was sent."""
+_TOO_LONG = ("contextwindowexceeded", "context_length_exceeded", "maximum context length")
+_POLICY = ("contentpolicy", "content_policy", "content_filter", "content management policy")
+_QUOTA = ("insufficient_quota", "exceeded your current quota")
 
 
 @dataclass(frozen=True)
@@ -37,41 +44,92 @@ class Failure:
     """Seconds the server asks to wait."""
     without: str | None = None
     """The optional part of the request that the provider refused."""
+    lost: bool = False
+    """Whether the provider may have charged for it all the same."""
 
 
-def explain(error: Exception, model: str) -> Failure:
+def explain(error: Exception, model: str, key_name: str = "") -> Failure:
     """What an exception of the transport means.
 
     It goes by the HTTP status, which every client carries, rather than by exception classes, which
     change between versions.
+
+    Args:
+        error: What the client raised.
+        model: Name of the model, for the sentence.
+        key_name: The environment variable that the provider's key usually stands in.
     """
     status = getattr(error, "status_code", None)
     said, lowered = masked(_own_words(error)), str(error).lower()
+    if _never_reached(error):
+        away = LLMTransport(
+            f"{model} must be reachable, but no connection could be made; check the network, and "
+            "the server's address if it is one of your own."
+        )
+        return Failure(away, retry=True)
     if isinstance(error, TimeoutError) or status == 408:
         slow = LLMTimeout(
             f"{model} must answer in time, but an attempt took too long; allow more with "
             "ZSEI_LLM_CALL__ATTEMPT_SECONDS."
         )
-        return Failure(slow, retry=True)
+        return Failure(slow, retry=True, lost=True)
     if status in (401, 403):
         refused = LLMAuth(
             f"{model} needs valid credentials, but the provider refused them ({status}: {said}); "
-            "set the provider's key."
+            f"set the provider's key{f', usually in {key_name}' if key_name else ''}."
         )
         return Failure(refused)
-    if "content_policy" in lowered or "contentpolicy" in type(error).__name__.lower():
+    if status == 404:
+        unknown = LLMTransport(
+            f"{model} must exist, but the provider knows no such model or address ({status}: "
+            f"{said}); check the name after the slash."
+        )
+        return Failure(unknown)
+    if status is not None and 300 <= status < 400:
+        elsewhere = LLMTransport(
+            f"{model} must answer where it is asked, but the server points elsewhere ({status}), "
+            "which is not followed; set its final address."
+        )
+        return Failure(elsewhere)
+    if _says(error, _POLICY):
         declined = LLMRefused(
             f"{model} must answer, but the provider's content policy stopped it; ask another model."
         )
         return Failure(declined)
+    if _says(error, _TOO_LONG):
+        long = LLMTooLong(
+            f"{model} must be able to read the whole question, but it is too long for it; give the "
+            "agent less evidence in its card, or ask a model with a longer context."
+        )
+        return Failure(long)
     if status in (400, 422):
         for name, words in OPTIONAL.items():
             if any(word in lowered for word in words):
                 return Failure(_transport(model, status, said), without=name)
-    quota = "insufficient_quota" in lowered or "exceeded your current quota" in lowered
-    retry = not quota and (status is None or status in (409, 425, 429) or status >= 500)
+    if _says(error, _QUOTA):
+        return Failure(_transport(model, status, said))
+    broken = status is None or status >= 500
+    retry = broken or status in (409, 425, 429)
     wait = _retry_after(error) if retry else None
-    return Failure(_transport(model, status, said), retry=retry, wait=wait)
+    return Failure(_transport(model, status, said), retry=retry, wait=wait, lost=broken)
+
+
+def _never_reached(error: BaseException) -> bool:
+    """Whether the client says, somewhere down its chain of causes, that it could not connect."""
+    cause: BaseException | None = error
+    for _ in range(20):
+        if cause is None:
+            return False
+        if any(kind.__name__ in _NOT_REACHED for kind in type(cause).__mro__):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _says(error: Exception, words: tuple[str, ...]) -> bool:
+    """Whether one of these stands in the exception's name or message."""
+    said = f"{type(error).__name__} {error}".lower()
+    return any(word in said for word in words)
 
 
 def masked(text: str) -> str:

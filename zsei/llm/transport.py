@@ -9,12 +9,14 @@ import json
 import os
 import random
 import time
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from zsei.errors import LLMError, LLMTimeout, LLMTransport, UsageError
-from zsei.llm.failures import OPTIONAL, Failure, explain, masked
-from zsei.llm.types import LLMRequest, RawAnswer
+from zsei.llm.failures import Failure, explain, masked
+from zsei.llm.prices import listed_price
+from zsei.llm.types import TEMPERATURE, LLMRequest, RawAnswer
 from zsei.llm.waiting import run_within
 from zsei.settings import LLMSettings
 
@@ -48,6 +50,12 @@ class LiteLLM:
         self._pause = pause
         self._litellm = _litellm()
         self._provider, self._base = _resolve(self._litellm, model)
+        self._client: Any = None
+        self.identity = f"{model}@{self._base or ''}"
+        """What answers belong to: the same name elsewhere may be another model."""
+        own = self._provider == "openai" and self._base is not None
+        self.price = None if own else listed_price(self._litellm.model_cost, model, self._provider)
+        """List price; None for a server of one's own, whatever its model is called."""
 
     def complete(self, request: LLMRequest) -> RawAnswer:
         """Ask once, retrying what may pass: 429, 5xx, dropped connections, slow attempts.
@@ -56,35 +64,44 @@ class LiteLLM:
             LLMTimeout: No answer within `request.seconds`.
             LLMAuth: The provider refused the credentials.
             LLMRefused: The provider's content policy stopped it.
+            LLMTooLong: The question is longer than the model reads.
             LLMTransport: Any other failure, after at most `settings.retries` retries.
         """
         self._refuse_if_banned()
+        sent = _Sent()
         outcome: RawAnswer | LLMError
         try:
-            outcome = run_within(self._converse(request), request.seconds)
+            outcome = run_within(self._converse(request, sent), request.seconds)
         except TimeoutError:
             outcome = LLMTimeout(
                 f"{self.name} must answer within {request.seconds:.3g} s, but did not; allow more "
                 "with ZSEI_LLM_CALL__DEADLINE_SECONDS or ask a faster model."
             )
         if isinstance(outcome, LLMError):
+            outcome.attempts, outcome.lost = sent.attempts, sent.lost
             raise outcome  # outside of any handler: the client's own error may hold the key
-        return outcome
+        return outcome.model_copy(
+            update={"attempts": sent.attempts, "lost": sent.lost, "without": tuple(sent.without)}
+        )
 
-    async def _converse(self, request: LLMRequest) -> RawAnswer | LLMError:
+    async def _converse(self, request: LLMRequest, sent: "_Sent") -> RawAnswer | LLMError:
         """Attempts until one answers or none may help any more."""
         ends = time.monotonic() + request.seconds
-        optional = set(OPTIONAL)
-        retries = attempts = 0
+        retries, most = 0, self._settings.retries
+        if request.retries is not None:
+            most = min(most, request.retries)
         while True:
-            attempts += 1
-            reply = await self._attempt(request, optional)
+            sent.attempts += 1
+            sent.lost += 1  # until it is known better: the deadline may fall in between
+            reply = await self._attempt(request, sent.without)
             if isinstance(reply, RawAnswer):
-                return reply.model_copy(update={"attempts": attempts})
-            if reply.without in optional:
-                optional.remove(reply.without)
+                sent.lost -= 1
+                return reply
+            sent.lost -= not reply.lost
+            if reply.without is not None and reply.without not in sent.without:
+                sent.without.append(reply.without)
                 continue
-            if not reply.retry or retries >= self._settings.retries:
+            if not reply.retry or retries >= most:
                 return reply.error
             wait = self._pause * 2**retries * random.Random().uniform(0.75, 1.25)
             wait = max(wait, reply.wait or 0.0)
@@ -98,10 +115,10 @@ class LiteLLM:
             retries += 1
             await asyncio.sleep(wait)
 
-    async def _attempt(self, request: LLMRequest, optional: set[str]) -> RawAnswer | Failure:
+    async def _attempt(self, request: LLMRequest, without: list[str]) -> RawAnswer | Failure:
         """One request on the wire."""
         seconds = self._settings.attempt_seconds
-        options = _optional_parts(request, optional)
+        options = _optional_parts(request, without)
         prompt = request.prompt
         if request.answer_schema is not None and "response_format" not in options:
             schema = json.dumps(request.answer_schema)
@@ -114,7 +131,6 @@ class LiteLLM:
                         {"role": "system", "content": request.system},
                         {"role": "user", "content": prompt},
                     ],
-                    max_tokens=request.max_tokens,
                     timeout=seconds,
                     max_retries=0,
                     **self._connection(),
@@ -124,15 +140,32 @@ class LiteLLM:
             )
             return _read(reply, self.name)
         except Exception as error:
-            return explain(error, self.name)
+            return explain(error, self.name, f"{self._provider.upper()}_API_KEY")
 
-    def _connection(self) -> dict[str, str]:
+    def _connection(self) -> dict[str, Any]:
+        """Where to ask. A server of one's own must not pass the question on to somebody else."""
         if self._base is None:
             return {}
-        if self._provider == "openai" and _is_loopback(self._base):
-            # A server on this machine asks for no key, but the client insists on one.
-            return {"api_base": self._base, "api_key": os.environ.get("OPENAI_API_KEY") or "none"}
-        return {"api_base": self._base}
+        if self._provider != "openai":
+            return {"api_base": self._base}
+        if self._client is None:
+            # Neither litellm nor its own client has an option against following redirects.
+            from httpx import Limits
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+
+            key = os.environ.get("OPENAI_API_KEY")
+            if not key and _is_loopback(self._base):
+                key = "none"  # a server on this machine asks for none, but the client insists
+            self._client = AsyncOpenAI(
+                base_url=self._base,
+                api_key=key,
+                max_retries=0,
+                http_client=DefaultAsyncHttpxClient(
+                    follow_redirects=False,
+                    limits=Limits(max_keepalive_connections=0),  # nobody closes what is kept
+                ),
+            )
+        return {"client": self._client}
 
     def _refuse_if_banned(self) -> None:
         if os.environ.get(ALLOW) == "0" and not _is_loopback(self._base):
@@ -140,6 +173,15 @@ class LiteLLM:
                 f"With {ALLOW}=0 only a server on this machine may be asked, but {self.name} is "
                 "elsewhere; unset the variable, or point the provider's API base to 127.0.0.1."
             )
+
+
+@dataclass
+class _Sent:
+    """What went out so far; it outlives a conversation that the deadline cuts off."""
+
+    attempts: int = 0
+    lost: int = 0
+    without: list[str] = field(default_factory=list)
 
 
 def _litellm() -> Any:
@@ -176,8 +218,8 @@ def _is_loopback(address: str | None) -> bool:
         return False
 
 
-def _optional_parts(request: LLMRequest, allowed: set[str]) -> dict[str, Any]:
-    parts: dict[str, Any] = {"temperature": 0}
+def _optional_parts(request: LLMRequest, without: list[str]) -> dict[str, Any]:
+    parts: dict[str, Any] = {"temperature": TEMPERATURE, "max_tokens": request.max_tokens}
     if request.answer_schema is not None:
         parts["response_format"] = {
             "type": "json_schema",
@@ -187,7 +229,9 @@ def _optional_parts(request: LLMRequest, allowed: set[str]) -> dict[str, Any]:
                 "strict": True,
             },
         }
-    return {name: part for name, part in parts.items() if name in allowed}
+    if "max_tokens" in without:
+        parts["max_completion_tokens"] = request.max_tokens
+    return {name: part for name, part in parts.items() if name not in without}
 
 
 def _read(reply: Any, model: str) -> RawAnswer | Failure:
@@ -197,7 +241,8 @@ def _read(reply: Any, model: str) -> RawAnswer | Failure:
             LLMTransport(
                 f"{model} must give an answer, but the reply holds none; try again or ask another "
                 "model."
-            )
+            ),
+            lost=True,
         )
     message = reply.choices[0].message
     special = getattr(message, "provider_specific_fields", None) or {}

@@ -1,7 +1,8 @@
 """Asks for an answer of a given type, and takes no other: pydantic is the judge.
 
 An answer that does not fit is asked for again, with a list of what was wrong where, and without a
-word of the answer itself: what a model wrote must not become what it is told.
+word of the answer itself: what a model wrote must not become what it is told. A valid answer is
+kept in the line's cache under the question as it was first asked.
 """
 
 import json
@@ -20,6 +21,9 @@ from zsei.errors import (
     LLMTruncated,
     ZseiError,
 )
+from zsei.llm.budget import booked, retries_within
+from zsei.llm.cache import question_key
+from zsei.llm.failures import masked
 from zsei.llm.line import Line
 from zsei.llm.types import CallRecord, LLMRequest, RawAnswer
 
@@ -30,7 +34,9 @@ Problem = dict[str, str]
 _MOST_PROBLEMS = 20
 _UNREACHABLE = ("LLMAuth", "LLMTimeout", "LLMTransport")
 """After one of these the next question would only wait as long for the same end."""
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_LONGEST = 1_000_000
+"""Characters of an answer that are looked at; no question here asks for more."""
+_FENCE = re.compile(r"```(?:json)?[^\S\n]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _AGAIN = """
 
 Your last answer could not be used. What was wrong with it, as JSON:
@@ -61,7 +67,8 @@ def ask_typed(
         LLMRefused: The model declined; it is not asked again.
         LLMTruncated: The answer was cut off, with twice the tokens too.
         LLMTimeout: The time was up.
-        LLMError: Any other failure, or the calls of this line are used up.
+        LLMBudget: The next call would pass the line's budget; it was not made.
+        LLMError: Any other failure.
     """
     log, repairs = line.log, line.settings.repairs
     ends = time.monotonic() + request.seconds
@@ -71,31 +78,36 @@ def ask_typed(
             "answer_name": output_type.__name__,
         }
     )
+    key = question_key(asked, str(getattr(line.llm, "identity", line.name)))
+    if (known := _remembered(line, asked, key, output_type, context)) is not None:
+        return known
     again, may_grow = 0, True
     while True:
         raw = _complete(line, asked, ends)
         if raw.finish_reason == "length" and may_grow:
-            log.append(_entry(asked, raw, "truncated"))
+            log.append(_entry(line, asked, raw, "truncated"))
             may_grow = False
             asked = asked.model_copy(update={"max_tokens": 2 * asked.max_tokens})
             continue
         try:
-            answer = _judge(raw, output_type, context)
+            answer, text = _judge(raw, output_type, context)
         except _Unfit as unfit:
             problems = unfit.problems
-            log.append(_entry(asked, raw, "invalid", problems))
+            log.append(_entry(line, asked, raw, "invalid", problems))
         except LLMError as error:
-            log.append(_entry(asked, raw, type(error).__name__))
+            log.append(_entry(line, asked, raw, type(error).__name__))
             raise
         else:
-            log.append(_entry(asked, raw, "ok"))
+            log.append(_entry(line, asked, raw, "ok"))
+            if line.cache is not None:
+                line.cache.put(key, text)
             return answer
         if again >= repairs:
             first = problems[0]
             raise LLMInvalid(
                 f"{raw.model} must answer with a valid {output_type.__name__}, but after "
-                f"{repairs} re-asks it still did not (at {first['at'] or 'the top'}: "
-                f"{first['problem']}); ask a stronger model."
+                f"{repairs} re-ask{'' if repairs == 1 else 's'} it still did not (at "
+                f"{first['at'] or 'the top'}: {first['problem']}); ask a stronger model."
             )
         again += 1
         wrong = _AGAIN.format(problems=json.dumps(problems))
@@ -110,19 +122,41 @@ class _Unfit(Exception):
         self.problems = problems
 
 
+def _remembered(
+    line: Line,
+    asked: LLMRequest,
+    key: str,
+    output_type: type[Answer],
+    context: dict[str, Any] | None,
+) -> Answer | None:
+    """The answer that was given before, if it still holds; one that does not is forgotten."""
+    text = line.cache.get(key) if line.cache is not None else None
+    if line.cache is None or text is None:
+        return None
+    try:
+        answer, _ = _judge(RawAnswer(text=text, model=line.name), output_type, context)
+    except _Unfit:
+        line.cache.drop(key)
+        return None
+    line.log.append(
+        CallRecord(
+            agent=asked.agent, model=line.name, prompt_hash=asked.hash, input_tokens=0,
+            output_tokens=0, attempts=0, cost=0.0, cached=True, outcome="cached",
+        )
+    )  # fmt: skip
+    return answer
+
+
 def _complete(line: Line, asked: LLMRequest, ends: float) -> RawAnswer:
-    """One call, inside what is left of time and calls; a failed one is logged."""
-    llm, log, most = line.llm, line.log, line.settings.max_calls
-    if len(log) >= most:
-        raise LLMError(
-            f"An analysis may make {most} calls to a language model, and they are "
-            "used up; allow more with ZSEI_LLM_CALL__MAX_CALLS."
-        )
-    if log and log[-1].outcome in _UNREACHABLE:
+    """One call, inside what is left of time and budget; a failed one is logged."""
+    llm, log = line.llm, line.log
+    last = next((call for call in reversed(log) if not call.cached), None)
+    if last is not None and last.outcome in _UNREACHABLE:
         raise LLMTransport(
-            f"A language model must be reachable, but {log[-1].model} failed just now "
-            f"({log[-1].outcome}) and is not asked again; mend that first."
+            f"A language model must be reachable, but {last.model} failed just now "
+            f"({last.outcome}) and is not asked again; mend that first."
         )
+    retries = retries_within(line, asked)
     left = ends - time.monotonic()
     if left <= 0:
         raise LLMTimeout(
@@ -131,7 +165,7 @@ def _complete(line: Line, asked: LLMRequest, ends: float) -> RawAnswer:
         )
     failure: ZseiError
     try:
-        return llm.complete(asked.model_copy(update={"seconds": left}))
+        return llm.complete(asked.model_copy(update={"seconds": left, "retries": retries}))
     except ZseiError as error:
         failure = error
     except Exception as error:
@@ -139,20 +173,29 @@ def _complete(line: Line, asked: LLMRequest, ends: float) -> RawAnswer:
             f"A language model must fail with an LLMError, but {type(llm).__name__} raised "
             f"{type(error).__name__}; mend its `complete`."
         )
+    tokens, cost = booked(line, asked, failure) if isinstance(failure, LLMError) else (0, None)
     log.append(
         CallRecord(
             agent=asked.agent,
-            model=str(getattr(llm, "name", type(llm).__name__)),
+            model=line.name,
             prompt_hash=asked.hash,
-            attempts=None,
+            tokens=tokens,
+            cost=cost,
+            attempts=failure.attempts if isinstance(failure, LLMError) else None,
             outcome=type(failure).__name__,
+            problem=masked(str(failure)),
         )
     )
     raise failure
 
 
-def _judge(raw: RawAnswer, output_type: type[Answer], context: dict[str, Any] | None) -> Answer:
-    """The answer, if it is whole and fits; how it ended is looked at before what it says."""
+def _judge(
+    raw: RawAnswer, output_type: type[Answer], context: dict[str, Any] | None
+) -> tuple[Answer, str]:
+    """The answer and the JSON it was read from, if it is whole and fits.
+
+    How it ended is looked at before what it says.
+    """
     if raw.refusal is not None or raw.finish_reason == "content_filter":
         raise LLMRefused(f"{raw.model} must answer, but it declined; ask another model.")
     if raw.finish_reason == "length":
@@ -160,9 +203,12 @@ def _judge(raw: RawAnswer, output_type: type[Answer], context: dict[str, Any] | 
             f"{raw.model} must answer within its tokens, but twice the budget was not enough; "
             "raise the budget in the agent's card."
         )
-    text = raw.text.encode(errors="replace")  # a lone surrogate cannot be encoded otherwise
+    if len(raw.text) > _LONGEST:
+        raise _Unfit([{"at": "", "problem": f"the answer is longer than {_LONGEST} characters"}])
+    # A lone surrogate cannot be encoded otherwise.
+    text = _json_part(raw.text.encode(errors="replace").decode())
     try:
-        return output_type.model_validate_json(_json_part(text.decode()), context=context)
+        return output_type.model_validate_json(text, context=context), text
     except ValidationError as error:
         raise _Unfit([_problem(detail) for detail in error.errors()[:_MOST_PROBLEMS]]) from None
 
@@ -188,15 +234,23 @@ def _problem(detail: Any) -> Problem:
 
 
 def _entry(
-    asked: LLMRequest, raw: RawAnswer, outcome: str, problems: list[Problem] | None = None
+    line: Line,
+    asked: LLMRequest,
+    raw: RawAnswer,
+    outcome: str,
+    problems: list[Problem] | None = None,
 ) -> CallRecord:
+    tokens, cost = booked(line, asked, raw)
     return CallRecord(
         agent=asked.agent,
         model=raw.model,
         prompt_hash=asked.hash,
         input_tokens=raw.input_tokens,
         output_tokens=raw.output_tokens,
+        tokens=tokens,
+        cost=cost,
         attempts=raw.attempts,
+        without=raw.without,
         outcome=outcome,
         problem="; ".join(f"{p['at'] or 'the top'}: {p['problem']}" for p in problems or ()),
     )

@@ -6,6 +6,9 @@ from pydantic import JsonValue
 
 from zsei.records import Record, digest
 
+TEMPERATURE = 0
+"""Sent with every request, unless the provider refuses it."""
+
 
 class LLMRequest(Record):
     """One question, whole: nothing is remembered between requests."""
@@ -20,6 +23,8 @@ class LLMRequest(Record):
     max_tokens: int = 2000
     seconds: float = 60.0
     """Wall-clock time until the answer must be there, transport retries included."""
+    retries: int | None = None
+    """Most transport retries that the budget still pays for; None leaves it to the settings."""
 
     @property
     def hash(self) -> str:
@@ -43,6 +48,10 @@ class RawAnswer(Record):
     output_tokens: int | None = None
     attempts: int = 1
     """Requests that were really sent, retries included."""
+    lost: int = 0
+    """Those among them that no answer came to, though the provider may have charged for one."""
+    without: tuple[str, ...] = ()
+    """Optional parts of the request that the provider refused, such as "response_format"."""
 
 
 class CallRecord(Record):
@@ -55,8 +64,16 @@ class CallRecord(Record):
     output_tokens: int | None = None
     attempts: int | None = 1
     """Requests that were really sent; None where a failure does not say."""
+    tokens: int = 0
+    """Counted against the budget: what the provider said, or the most it can have been."""
+    cost: float | None = None
+    """Dollars counted against the budget, by list price; None where no price is known."""
+    cached: bool = False
+    """Whether the answer came from the cache, without a call."""
+    without: tuple[str, ...] = ()
+    """Optional parts of the request that the provider refused."""
     outcome: str
-    """"ok", "invalid", "truncated" (both asked again), or the name of the error."""
+    """"ok", "cached", "invalid", "truncated" (both asked again), or the name of the error."""
     problem: str = ""
     """What was wrong with the answer, without a word of it."""
 

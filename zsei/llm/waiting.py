@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
-_GRACE = 1.0
+_GRACE = 0.25
 """Seconds beyond the deadline after which a coroutine that ignores its cancellation is left."""
 
 
