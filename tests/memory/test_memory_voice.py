@@ -97,7 +97,7 @@ def test_a_number_of_its_own_is_rejected(memory: Memory, text: str) -> None:
     answer = ask(question, memory, Line(llm=ScriptedLLM([worded(text)] * 3)))
     assert answer.text == plain.text
     assert answer.voice == "rules (LLMInvalid)"
-    assert [call.outcome for call in memory.calls()] == ["invalid"] * 3
+    assert [call.outcome for call in memory.calls()] == ["invalid"] * 2
 
 
 def test_names_that_do_not_exist_are_rejected(memory: Memory) -> None:
