@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     llm: str | None = None
     """A litellm model name, or None for the rule-based voice."""
     llm_call: LLMSettings = LLMSettings()
+    chroma_url: str | None = None
+    """Address of a Chroma server that a team shares for searching, as http://HOST:PORT; None keeps
+    the index in a folder beside memory."""
     embedder: Path | None = None
     """Folder of a sentence-transformers model; None is the MiniLM that ZSEI depends on."""
     allow_remote_code: bool = False
