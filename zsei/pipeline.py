@@ -80,7 +80,7 @@ def analyze(
         ZseiError: With the rule, what arrived and the likely fix.
     """
     settings = settings or Settings()
-    memory = Memory(settings.home, settings.embedder)
+    memory = Memory(settings.home, settings.embedder, chroma_url=settings.chroma_url)
     cards = load_cards(settings)
     line = open_line(settings)
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -169,7 +169,7 @@ def remember(
     """Keep a record in memory; a failure to do so becomes part of the record that is returned."""
     settings = settings or Settings()
     try:
-        memory = memory or Memory(settings.home, settings.embedder)
+        memory = memory or Memory(settings.home, settings.embedder, chroma_url=settings.chroma_url)
         memory.add(record)
         memory.log_calls(calls, record.id)
         _audit(record, settings)
@@ -216,7 +216,7 @@ def ask(question: str, *, settings: Settings | None = None) -> Answer:
     """Answer a question about the analyses in memory, with the rows and runs behind the answer."""
     settings = settings or Settings()
     cards = load_cards(settings)
-    memory = Memory(settings.home, settings.embedder)
+    memory = Memory(settings.home, settings.embedder, chroma_url=settings.chroma_url)
     return ask_memory(question, memory, line=open_line(settings), knowledge=cards_of(cards))
 
 
