@@ -9,14 +9,19 @@ from zsei.cli.analyze import analyze
 from zsei.cli.apply import apply
 from zsei.cli.ask import ask
 from zsei.cli.breaker import breaker
+from zsei.cli.compare import compare
+from zsei.cli.delete import delete
 from zsei.cli.doctor import doctor
 from zsei.cli.explain import explain
 from zsei.cli.export import export
 from zsei.cli.list import list_runs
+from zsei.cli.llm import llm
 from zsei.cli.log import log
+from zsei.cli.memory import memory
 from zsei.cli.prune import prune
 from zsei.cli.rollback import rollback
 from zsei.cli.show import show
+from zsei.cli.similar import similar
 
 EPILOG = (
     "Exit codes: 0 done, 1 error, 2 usage, 3 the gate accepted nothing, "
@@ -47,6 +52,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    analyze, ask, list_runs, show, explain, apply, prune, export, log, rollback, breaker, doctor,
+    analyze, ask, list_runs, show, compare, similar, delete, explain, apply, prune, export, log,
+    rollback, breaker, doctor,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
+app.add_typer(llm, name="llm")
+app.add_typer(memory, name="memory")
