@@ -1,7 +1,7 @@
 """With a language model: it explains and proposes, and nothing it says counts until measured.
 
 Name a model with ZSEI_LLM (any litellm name, such as `ollama/llama3.2` or `gpt-5-mini`). Without
-one, two scripted answers stand in, one of which contains a number that is wrong.
+one, scripted answers stand in, one of which contains a number of its own.
 """
 
 # %% A small network whose second block does nothing.
@@ -44,15 +44,19 @@ class Network(nn.Module):
         return self.head(x)
 
 
-# %% The language model, or its script: first a reading of the flow, then a plan.
-reading = {
-    "text": (
-        "The block `blocks.1` hands on what it is given, so that little hangs on it. "
-        "At `blocks.0` the block_influence is 0.987654."
+# %% The language model, or its script: five agents explain, one proposes. Where a number belongs, a
+# text has a slot such as {model:parameters}; a number that the model writes itself is struck out.
+texts = {
+    "architecture": "The model has {model:parameters} parameters in {model:layers} layers.",
+    "flow": (
+        "The block `blocks.1` hands on what it is given: its block influence is "
+        "{blocks.1:block_influence}. At `blocks.0` the block influence is 0.987654."
     ),
-    "finding_ids": [],
-    "claims": [],
+    "gradients": "Every block has a skip that carries the gradient past it.",
+    "integration": "Every block adds to the stream that the next one reads.",
+    "redundancy": "Little in the stream changes at `blocks.1`, so that it may go.",
 }
+readings = [{"text": text, "finding_ids": []} for text in texts.values()]
 plan = {
     "text": "The idle block first, then some neurons of its neighbour.",
     "choices": [],
@@ -60,20 +64,19 @@ plan = {
         {
             "strategy": "remove-layer",
             "components": ["blocks.1"],
-            "fraction": 0.5,
+            "size": "half",
             "rationale": "It changes nothing that the output reads.",
         },
         {
             "strategy": "prune-neurons",
             "components": ["blocks.0/mlp"],
-            "fraction": 0.5,
-            "rationale": "Half of them may be spare.",
+            "size": "half",
+            "rationale": "Some of them may be spare.",
         },
     ],
-    "claims": [],
 }
 script = Path(tempfile.mkdtemp()) / "answers.json"
-script.write_text(json.dumps([reading, plan]), encoding="utf-8")
+script.write_text(json.dumps([*readings, plan, plan]), encoding="utf-8")
 llm = os.environ.get("ZSEI_LLM") or f"scripted:{script}"
 
 # %% The analysis. The gate's limits are settings; no answer can reach them.

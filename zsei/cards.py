@@ -29,8 +29,10 @@ OUTPUT_OF: dict[Stage, Output] = {
     "converse": "NextStep",
 }
 Evidence = Literal[
-    "model", "conditions", "components", "measurements", "flow", "findings", "validation",
-    "candidates", "verdicts", "knowledge", "metrics", "strategies",
+    "model", "conditions", "components", "measurements", "costs", "forward", "gradient",
+    "integration", "redundancy", "importance", "matrices", "edges", "flow", "groups", "findings",
+    "validation", "interpretations", "objections", "candidates", "proposals", "verdicts", "rounds",
+    "knowledge", "metrics", "strategies",
 ]  # fmt: skip
 """Parts of a record an agent may be shown; `zsei.advice.evidence` builds each."""
 Slot = Literal["purpose", "data"]

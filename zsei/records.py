@@ -170,13 +170,14 @@ class AttributedEdge(Record):
 
 
 class Claim(Record):
-    """One number in a text, and the measurement it was checked against."""
+    """One number in a text, and the measurement it was filled in from; or why a sentence went."""
 
     text: str
     """The words in which the number stands."""
     component: str | None = None
     measurement: str | None = None
-    stated: float
+    stated: float | None = None
+    """None where the text states no number: it could not be told, or the sentence was struck."""
     measured: float | None = None
     holds: bool
 

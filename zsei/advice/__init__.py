@@ -1,5 +1,5 @@
-"""Interpretations and proposals, by a language model or by rules, every number checked."""
+"""Interpretations, proposals and objections, by a language model or by rules, grounded."""
 
-from zsei.advice.advise import Advice, interpret, propose
+from zsei.advice.advise import Advice, criticise, interpret, propose
 
-__all__ = ["Advice", "interpret", "propose"]
+__all__ = ["Advice", "criticise", "interpret", "propose"]

@@ -1,12 +1,12 @@
 """What a language model may answer with. Every name in it comes from a closed list.
 
-No field takes a number that the program knows: the model cites, and what it cites is checked. No
-dict, no default, nothing nested deeper than a list of objects: providers treat those differently.
-The lists arrive as validation context under the names of `Vocabulary`.
+No field takes a number: texts hold slots, which the program fills, and sizes are chosen among those
+it enumerates. No dict, no default, nothing nested deeper than a list of objects: providers treat
+those differently. The lists arrive as validation context under the names of `Vocabulary`.
 """
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from pydantic import BaseModel, ValidationInfo, field_validator, model_validator
 
@@ -14,36 +14,27 @@ from zsei.records import Record
 
 LONGEST_TEXT = 6000
 LONGEST_RATIONALE = 1200
-LARGEST_FRACTION = 0.9
-"""Nobody may ask for more of a component than this to go; the gate's own limits are elsewhere."""
+Size = Literal["a sixteenth", "an eighth", "a quarter", "half", "three quarters"]
+"""How much of a component may be asked to go; the gate's own limits are elsewhere."""
+SIZES: Mapping[Size, float] = {
+    "a sixteenth": 1 / 16, "an eighth": 1 / 8, "a quarter": 1 / 4, "half": 1 / 2,
+    "three quarters": 3 / 4,
+}  # fmt: skip
+ObjectionKind = Literal[
+    "not supported", "contradicted by a check", "too few samples", "tried before", "risk"
+]
 
 
 class Vocabulary(TypedDict):
     """The closed lists an answer is checked against."""
 
-    measured: Mapping[str, frozenset[str]]
-    """Component id -> names of what was measured at it."""
+    components: frozenset[str]
     findings: frozenset[str]
     candidates: frozenset[str]
+    said: frozenset[str]
+    """Ids of what can be objected to: interpretations, findings, proposals."""
     strategies: Mapping[str, frozenset[str]]
     """Strategy -> ids of the components it can be asked for at."""
-
-
-class CitedNumber(Record):
-    """A number that the text states, and where it was measured."""
-
-    component: str
-    measurement: str
-    value: float
-
-    @model_validator(mode="after")
-    def _was_measured(self, info: ValidationInfo) -> "CitedNumber":
-        measured = _vocabulary(info)["measured"]
-        if self.component not in measured:
-            raise ValueError("there is no such component in the data")
-        if self.measurement not in measured[self.component]:
-            raise ValueError("the data holds no such measurement at this component")
-        return self
 
 
 class Reading(Record):
@@ -51,7 +42,6 @@ class Reading(Record):
 
     text: str
     finding_ids: tuple[str, ...]
-    claims: tuple[CitedNumber, ...]
 
     @field_validator("text")
     @classmethod
@@ -61,10 +51,9 @@ class Reading(Record):
     @field_validator("finding_ids")
     @classmethod
     def _known(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        known = _vocabulary(info)["findings"]
-        if not known.issuperset(names):
+        if not _vocabulary(info)["findings"].issuperset(names):
             raise ValueError("there is an id that no finding in the data has")
-        return names
+        return tuple(dict.fromkeys(names))
 
 
 class Choice(Record):
@@ -87,11 +76,11 @@ class Choice(Record):
 
 
 class Variant(Record):
-    """An edit of the model's own: a known strategy at known components, in a size it asks for."""
+    """An edit of the model's own: a known strategy at known components, in a size it chooses."""
 
     strategy: str
     components: tuple[str, ...]
-    fraction: float
+    size: Size
     rationale: str
 
     @field_validator("strategy")
@@ -106,7 +95,7 @@ class Variant(Record):
     def _known_components(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if not names:
             raise ValueError("there must be at least one component")
-        if not _vocabulary(info)["measured"].keys() >= set(names):
+        if not _vocabulary(info)["components"].issuperset(names):
             raise ValueError("there is no such component in the data")
         return tuple(dict.fromkeys(names))
 
@@ -115,13 +104,6 @@ class Variant(Record):
         if not _vocabulary(info)["strategies"][self.strategy].issuperset(self.components):
             raise ValueError("this strategy does not take components of that kind")
         return self
-
-    @field_validator("fraction")
-    @classmethod
-    def _possible(cls, fraction: float) -> float:
-        if not 0 < fraction <= LARGEST_FRACTION:
-            raise ValueError(f"must lie above 0 and not above {LARGEST_FRACTION}")
-        return fraction
 
     @field_validator("rationale")
     @classmethod
@@ -135,7 +117,6 @@ class StrategyPlan(Record):
     text: str
     choices: tuple[Choice, ...]
     variants: tuple[Variant, ...]
-    claims: tuple[CitedNumber, ...]
 
     @field_validator("text")
     @classmethod
@@ -149,8 +130,44 @@ class StrategyPlan(Record):
         return self
 
 
-OUTPUTS: Mapping[str, type[BaseModel]] = {"Reading": Reading, "StrategyPlan": StrategyPlan}
-"""The types an agent card may name under `output`."""
+class Doubt(Record):
+    """What a critic holds against one thing that was said, found or proposed."""
+
+    about: str
+    kind: ObjectionKind
+    text: str
+
+    @field_validator("about")
+    @classmethod
+    def _known(cls, name: str, info: ValidationInfo) -> str:
+        if name not in _vocabulary(info)["said"]:
+            raise ValueError("no interpretation, finding or proposal in the data has this id")
+        return name
+
+    @field_validator("text")
+    @classmethod
+    def _length(cls, text: str) -> str:
+        return _within(text, LONGEST_RATIONALE)
+
+
+class Critique(Record):
+    """What does not stand, and why; no objections where all of it does."""
+
+    text: str
+    objections: tuple[Doubt, ...]
+
+    @field_validator("text")
+    @classmethod
+    def _length(cls, text: str) -> str:
+        return _within(text, LONGEST_TEXT)
+
+
+OUTPUTS: Mapping[str, type[BaseModel]] = {
+    "Reading": Reading,
+    "StrategyPlan": StrategyPlan,
+    "Critique": Critique,
+}
+"""The types an agent card may name under `output` for the stages of advice."""
 
 
 def _vocabulary(info: ValidationInfo) -> Vocabulary:

@@ -1,6 +1,6 @@
 """Turns an edit that a language model asks for into a proposal the program can carry out."""
 
-from zsei.advice.schemas import Variant
+from zsei.advice.schemas import SIZES, Variant
 from zsei.records import AnalysisRecord, Proposal
 from zsei.strategies import find_strategy
 
@@ -11,15 +11,16 @@ _EFFECTS = ("ablation_effect", "sensitivity")
 def as_proposal(variant: Variant, record: AnalysisRecord) -> Proposal:
     """The proposal that a variant means.
 
-    A fraction of an attention is that share of its heads, at least one, those of least effect;
-    heads that are named themselves all go. Strategies with a fraction of their own keep it.
+    A size of an attention is that share of its heads, at least one, those of least effect;
+    heads that are named themselves all go. Strategies that take a fraction get it.
     """
+    fraction = SIZES[variant.size]
     components: dict[str, None] = {}
     for name in variant.components:
         heads = [c.id for c in record.components if c.kind == "head" and c.parent == name]
         if variant.strategy == "prune-heads" and heads:
             heads.sort(key=lambda head: (_effect(head, record), head))
-            heads = heads[: max(1, int(variant.fraction * len(heads)))]
+            heads = heads[: max(1, int(fraction * len(heads)))]
             components |= dict.fromkeys(heads)
         else:
             components[name] = None
@@ -27,7 +28,7 @@ def as_proposal(variant: Variant, record: AnalysisRecord) -> Proposal:
     return Proposal.make(
         strategy=variant.strategy,
         components=tuple(components),
-        params={"fraction": variant.fraction} if takes_fraction else {},
+        params={"fraction": fraction} if takes_fraction else {},
     )
 
 

@@ -1,0 +1,127 @@
+"""Whether the numbers of a sentence stand where they belong: at their component, after their name.
+
+A slot always gives a true number; a sentence can still put it to the wrong component ("b has
+{a:rms}"), call it by another measurement's name, or turn it into another number by what stands
+around it ("-{a:rms}", "{a:rms} million").
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from zsei.advice.facts import Facts
+from zsei.advice.names import Mention, Names, Slot
+from zsei.advice.numerals import NOUNS
+
+_PRONOUN = re.compile(r"\b(?:it|its|they|their|them|both|these|this|that|those)\b", re.IGNORECASE)
+_OPENS = re.compile(r"(?:^|[\s(\[\"'`“‘/=:~≈])$")
+_SIGNED = re.compile(
+    r"(?:(?<![^\W_])[-\u2212\u2013+±.,]\s?|\b(?:minus|plus|point|times|over|divided by|"
+    r"by a factor of|factor|power|all but|except|save)\s+(?:of\s+)?|[/×*^]\s*)$",
+    re.IGNORECASE,
+)
+_NEGATED = re.compile(r"(?:\b(?:no|not|never|without|neither|nor)|n't)\s+(?:\w+\s+){0,2}$", re.I)
+_CLOSES = re.compile(r"(?:$|\s|[)\]\"'`”’]|[.,;:!?…](?:$|[\s)\]\"'`”’]))")
+_SCALED = re.compile(
+    r"\s*(?:[x×*/^+−]|-\s|(?:times|fold|percent|per\s?cent|points?|hundreds?|thousands?|[mbtz]illions?|"
+    r"[kKMGT]i?B?|kilo\w*|mega\w*|giga\w*|[mµun]?s|seconds?|minutes?)\b|[eE][-+\x01])",
+)
+_LINK = (
+    r"(?:\s|[:=(\u2248~]|\x02"
+    r"|\b(?:of|is|was|are|were|has|have|the|a|an|at|about|only|just|as|equals?)\b)*"
+)
+_BEFORE = re.compile(rf"{_LINK}$", re.IGNORECASE)
+_AFTER = re.compile(r"\s+(?:of\s+)?(?:the\s+|its\s+|their\s+)?$", re.IGNORECASE)
+_NOUN = re.compile(rf"\s+(?:[a-z-]+\s+)?(?P<noun>{NOUNS})\b", re.IGNORECASE)
+_ALIKE = {"block": "layer", "expert": "experts", "convolution": "conv", "path": "path_rank"}
+_UNITS = ("head", "neuron", "channel", "unit", "experts")
+_EVERYTHING = ("dimension", "direction", "operation", "byte", "edge")
+"""Nouns that only say the unit of a measurement, whatever its name."""
+
+
+def misattributed(names: Names, facts: Facts, subject: frozenset[str]) -> bool:
+    """Whether a number of a sentence is said of a component or under a name that is not its own.
+
+    Args:
+        names: What the sentence names, and its slots.
+        facts: Which component is a part of which.
+        subject: What "it" means in a sentence that names no component.
+    """
+    slots = [slot for slot in names.slots if slot.fact is not None]
+    return (
+        not all(_stands_free(slot, names.rest) for slot in slots)
+        or not all(_called_so(slot, names) for slot in slots)
+        or not _placed(slots, names, facts, subject)
+    )
+
+
+def _stands_free(slot: Slot, rest: str) -> bool:
+    """Whether nothing around a slot changes the number it gives."""
+    before, after = rest[: slot.start], rest[slot.end :]
+    return (
+        _OPENS.search(before) is not None
+        and _CLOSES.match(after) is not None
+        and not _SIGNED.search(before)
+        and not _SCALED.match(after)
+        and not _NEGATED.search(before)
+    )
+
+
+def _called_so(slot: Slot, names: Names) -> bool:
+    """Whether the measurement that adjoins a slot, or what it counts, is its own."""
+    assert slot.fact is not None
+    own = slot.fact.measurement
+    for measured in names.measurements:
+        adjoins = (
+            measured.end <= slot.start and _BEFORE.fullmatch(names.rest[measured.end : slot.start])
+        ) or (
+            measured.start >= slot.end and _AFTER.fullmatch(names.rest[slot.end : measured.start])
+        )
+        if adjoins and own not in measured.names:
+            return False
+    counted = _NOUN.match(names.sentence, slot.end)
+    return counted is None or _counts(own, counted["noun"].lower())
+
+
+def _counts(measurement: str, noun: str) -> bool:
+    """Whether a measurement counts what a noun names."""
+    noun = "matrix" if noun == "matrices" else noun.removesuffix("s")
+    noun = _ALIKE.get(noun, noun)
+    words = measurement.replace("_", " ")
+    counts_units = noun in _UNITS and "unit" in words
+    return noun in words or counts_units or noun in _EVERYTHING
+
+
+def _placed(slots: Sequence[Slot], names: Names, facts: Facts, subject: frozenset[str]) -> bool:
+    """Whether there is one way of reading in which every number belongs to its component.
+
+    Each number belongs to the component named before it, or each to the one named after it, or they
+    stand in the same order as the components.
+    """
+    bound = [slot for slot in slots if slot.fact is not None and slot.fact.components]
+    mentions = [mention for mention in names.mentions if mention.ids]
+    if not mentions:
+        pronoun = bound and _PRONOUN.search(names.rest[: bound[0].start])
+        return not (pronoun and subject) or all(_belongs(slot, subject, facts) for slot in bound)
+
+    def each(pick: Callable[[Slot], Mention | None]) -> bool:
+        picked = [(slot, pick(slot)) for slot in bound]
+        return all(m is not None and _belongs(slot, m.ids, facts) for slot, m in picked)
+
+    def before(slot: Slot) -> Mention | None:
+        return next((m for m in reversed(mentions) if m.end <= slot.start), None)
+
+    def after(slot: Slot) -> Mention | None:
+        return next((m for m in mentions if m.start >= slot.end), None)
+
+    in_order = len(bound) == len(mentions) and all(
+        _belongs(slot, mention.ids, facts) for slot, mention in zip(bound, mentions, strict=True)
+    )
+    return each(before) or each(after) or in_order
+
+
+def _belongs(slot: Slot, ids: frozenset[str], facts: Facts) -> bool:
+    """Whether a slot's number is measured at one of these components, or at a part of one."""
+    assert slot.fact is not None
+    return any(
+        name in ids or not ids.isdisjoint(facts.above(name)) for name in slot.fact.components
+    )
