@@ -11,7 +11,7 @@ from memory_records import HashEmbedder, make_record
 
 from zsei.memory import index, kept
 from zsei.memory.place import LocalPlace
-from zsei.memory.search import _exact, refresh, retrieve
+from zsei.memory.search import exact, refresh, retrieve
 from zsei.memory.store import Memory
 
 QUESTION = "why was removing layers rejected"
@@ -62,7 +62,7 @@ def test_chroma_finds_what_exact_search_finds(memory: Memory, embedder: HashEmbe
         found = index.query(
             memory, embedder.fingerprint, asked, runs=where[0], kinds=where[1], limit=10
         )
-        exact = _exact(memory, embedder.fingerprint, asked, *where)[:10]
+        exact = exact(memory, embedder.fingerprint, asked, *where)[:10]
         cosines = cosine_table(memory, embedder, asked)
         np.testing.assert_allclose(
             [cosines[name] for name in found], [cosines[name] for name in exact], atol=1e-6

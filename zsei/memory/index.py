@@ -121,31 +121,32 @@ def synchronise(memory: Memory, fingerprint: str, *, anew: bool = False) -> int:
     return _repairing(at, memory, work, _BUILD_SECONDS)
 
 
-def examine(memory: Memory, fingerprint: str) -> str | None:
-    """What is wrong with the index as it lies there, without mending it; None when it is right.
-
-    An index that is merely behind is right: the next question brings it up to date.
+def examine(memory: Memory, fingerprint: str) -> str:
+    """What the index is like as it lies there, in a few words; changes nothing.
 
     Raises:
         IndexUnusable: it cannot be reached, or another process holds the lock.
     """
     at = place(memory, fingerprint)
+    anew = "the next question builds it anew"
     with at.locked(_BUILD_SECONDS):
         with memory.reading() as db:
             known, sample = _token(db, at), _sampled(db, fingerprint)
             current = known is not None and known.generation == _state(db, "generation")
-        if at.content() != (known.content if known is not None else None):
-            return "its files are not those that were written and read back"
-        if known is None or not current:
-            return None
+        if known is None:
+            return f"not built; {anew}"
+        if at.content() != known.content:
+            return f"its files are not those that were written; {anew}"
+        if not current:
+            return f"{known.count} passages, behind memory; the next question brings it up to date"
         try:
             with at.reading(known) as collection:
                 _verify(collection, _Expected(token=known, sample=sample))
         except IndexAway:
             raise
         except IndexUnusable as error:
-            return str(error)
-    return None
+            return f"{error}; {anew}"
+    return f"{known.count} passages, counted, and a sample read back"
 
 
 def _repairing(at: Place, memory: Memory, work: Callable[[], _Result], seconds: float) -> _Result:
@@ -180,7 +181,11 @@ def _synchronised(memory: Memory, at: Place, fingerprint: str) -> _Expected:
     with at.writing() as collection:
         _write(collection, rows)
     token = Token(
-        generation=generation, count=len(rows), content=at.content(), nonce=secrets.token_hex(8)
+        fingerprint=fingerprint,
+        generation=generation,
+        count=len(rows),
+        content=at.content(),
+        nonce=secrets.token_hex(8),
     )
     expected = _Expected(token=token, sample=sample)
     with at.reading(token) as collection:

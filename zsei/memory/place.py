@@ -49,6 +49,7 @@ class IndexAway(IndexUnusable):
 class Token(Record):
     """What SQLite knows of an index: written at this generation, counted and read back."""
 
+    fingerprint: str
     generation: str
     count: int
     content: str | None

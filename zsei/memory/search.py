@@ -139,10 +139,10 @@ def _by_meaning(
         near = index.query(memory, fingerprint, asked, runs=runs, kinds=kinds, limit=_CANDIDATES)
         return asked, list(near)
     except index.IndexUnusable:
-        return asked, _exact(memory, fingerprint, asked, runs, kinds)
+        return asked, exact(memory, fingerprint, asked, runs, kinds)
 
 
-def _exact(
+def exact(
     memory: Memory,
     fingerprint: str,
     asked: Vectors,

@@ -29,6 +29,7 @@ from zsei.memory.schema import (
     transaction,
 )
 from zsei.records import AnalysisRecord, Record
+from zsei.settings import Settings
 
 FILE = "memory.sqlite"
 
@@ -143,7 +144,7 @@ class Memory:
             MemoryDamaged: the stored record is not what was written.
         """
         with self.reading() as db:
-            found = self._named(db, run)
+            found = self.find(db, run)
             row = db.execute("SELECT body, sha256 FROM records WHERE run = ?", (found,)).fetchone()
         if hashlib.sha256(row["body"].encode()).hexdigest() != row["sha256"]:
             raise damaged(self.path, f"the record of {found} is not what was written")
@@ -162,7 +163,7 @@ class Memory:
         """
         with self.writing() as db:
             db.execute("PRAGMA secure_delete = ON")
-            found = self._named(db, run)
+            found = self.find(db, run)
             gists = "SELECT sha256 FROM chunks WHERE run = ?"
             hashes = {row["sha256"] for row in db.execute(gists, (found,))}
             db.execute("DELETE FROM runs WHERE id = ?", (found,))
@@ -217,9 +218,10 @@ class Memory:
             )
             return tuple(CallRecord.model_validate_json(row["body"]) for row in found)
 
-    def _named(self, db: sqlite3.Connection, run: str) -> str:
+    def find(self, db: sqlite3.Connection, run: str) -> str:
+        """The id of the one analysis that `run` names, as in `get`."""
         known = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY sequence DESC")]
-        return _one_run(run, known)
+        return one_run(run, known)
 
     def _read(self, run: str, body: str) -> AnalysisRecord:
         try:
@@ -230,7 +232,12 @@ class Memory:
             raise damaged(self.path, problem) from error
 
 
-def _one_run(run: str, known: Sequence[str]) -> str:
+def open_memory(settings: Settings) -> Memory:
+    """The memory that the settings name; errors as for `Memory`."""
+    return Memory(settings.home, settings.embedder, chroma_url=settings.chroma_url)
+
+
+def one_run(run: str, known: Sequence[str]) -> str:
     """The one id that `run` names, among `known` with the last analysis first."""
     if not known:
         raise UsageError("No analysis is in memory yet; `zsei analyze` makes the first.")
