@@ -24,7 +24,7 @@ from zsei.memory.passages import (
 )
 from zsei.memory.plan import QueryPlan, plan
 from zsei.memory.query import Scope, scope
-from zsei.memory.reading import Reading, read
+from zsei.memory.reading import Reading, Wish, read
 from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
 from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
@@ -36,6 +36,8 @@ from zsei.records import Answer
 _EXACT = ("profile", "runs")
 """Subjects whose answer would hide that a word of the question was not understood."""
 _RULES = "rules"
+_NUMERIC: frozenset[Wish] = frozenset({"count", "max", "min", "mean", "sum", "compare"})
+"""Wishes that no passage can grant: a number is looked up or not told at all."""
 
 
 def ask(
@@ -139,17 +141,35 @@ def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None
     if reading.unknown:
         names = ", ".join(repr(name) for name in reading.unknown)
         return chosen, refusal(f"No such name in memory: {names}. {_holdings(vocabulary)}")
+    told = {"why", "where"} & reading.wishes
+    if chosen is None and reading.wishes & _NUMERIC and reading.leftovers and not told:
+        return chosen, _not_known(reading.leftovers, vocabulary)
     if chosen is None or chosen.subject in ("concept", "passages", "similar"):
         return chosen, None
-    strange = reading.leftovers if chosen.subject in _EXACT else reading.restricting
-    if strange:
-        words = ", ".join(repr(word) for word in strange)
-        metrics = some(vocabulary.metrics)
-        return chosen, refusal(
-            f"No such thing in memory: {words} is not known here. {_holdings(vocabulary)} "
-            f"Measured: {metrics or 'nothing'}."
-        )
-    return chosen, None
+    if _is_in_words(reading, chosen):
+        return chosen.model_copy(update={"subject": "passages"}), None
+    exact = chosen.subject in _EXACT or not chosen.restricts
+    strange = reading.leftovers if exact else reading.restricting
+    return chosen, _not_known(strange, vocabulary) if strange else None
+
+
+def _not_known(words: tuple[str, ...], vocabulary: Vocabulary) -> Draft:
+    named = ", ".join(repr(word) for word in words)
+    metrics = some(vocabulary.metrics)
+    return refusal(
+        f"No such thing in memory: {named} is not known here. {_holdings(vocabulary)} "
+        f"Measured: {metrics or 'nothing'}."
+    )
+
+
+def _is_in_words(reading: Reading, chosen: QueryPlan) -> bool:
+    """Whether "where do gradients shrink" asks for what was said, rather than for a number."""
+    named = chosen.outcomes or chosen.strategies or chosen.proposals or chosen.codes
+    if not reading.leftovers or named or chosen.intent == "compare":
+        return False
+    told = chosen.subject in ("measurements", "profile", "runs", "ranking")
+    seeks = bool({"where", "why"} & reading.wishes) and told
+    return seeks or (chosen.subject == "profile" and not (chosen.operation or chosen.places))
 
 
 def _carried_out(

@@ -36,6 +36,8 @@ def answer_comparison(
     models = {str(row["run"]): str(row["model"]) for row in query.runs(db, scope)}
     whole = not (plan.metrics or plan.places)
     tables = [_whole(db, side) if whole else _numbers(db, side) for side in sides]
+    if whole and plan.fields:
+        tables = [{n: v for n, v in table.items() if n in plan.fields} for table in tables]
     if not (whole or any(tables)):  # layers were not measured: what is in them was
         inside = [replace(side, plan=side.plan.model_copy(update={"kinds": ()})) for side in sides]
         tables = [_numbers(db, side) for side in inside]

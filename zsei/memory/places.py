@@ -66,6 +66,8 @@ def _is_name(written: str, vocabulary: Vocabulary) -> bool:
     if re.fullmatch(r"[\d.]+(?:e-?\d+)?%?", written):
         return False
     pieces = re.split(r"[./:#\\]+", written)
+    if all(len(piece) == 1 for piece in pieces):  # i.e.
+        return False
     plain_words = all(vocabulary.named(p) or not content_words(p) for p in pieces)
     return len(pieces) > 2 or not plain_words
 
@@ -119,8 +121,9 @@ def offsets(text: Remaining, count: int) -> tuple[int, ...]:
     before = rf"(?:previous|second last|earlier)(?:\s+(?:{NOUN}|one)|(?=\s*(?:$|\W*$|and\b|to\b)))"
     found += [1 for _ in text.take(rf"\b{before}|\b(?:the )?one before\b")]
     found += [0 for _ in text.take(rf"\b{newest}(?:\s+(?:{NOUN}|one))?(?![\w-])")]
-    oldest = rf"(?:oldest|earliest|very first)(?:\s+(?:{NOUN}|one))?|first\s+(?:ever\s+)?{NOUN}"
-    found += [-1 for _ in text.take(rf"\b(?:{oldest})(?![\w-])")]
+    oldest = rf"(?:oldest|earliest|very first)(?:\s+(?:{NOUN}|one))?"
+    first = rf"first\s+(?:ever\s+)?(?:{NOUN}|analy[sz]e\w*)"
+    found += [-1 for _ in text.take(rf"\b(?:{oldest}|{first})(?![\w-])")]
     return tuple(sorted({offset for offset in found if offset < max(1, count)}))
 
 

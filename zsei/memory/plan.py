@@ -25,6 +25,8 @@ Intent = Literal["lookup", "list", "aggregate", "compare", "why", "define"]
 _SHOWN = 5
 _UNITS = ("neuron", "channel")
 """Kinds of unit that are counted inside components rather than being components."""
+_COUNTED = frozenset({"dead_units", "units", "flops", "bytes", "parameters"})
+"""Metrics of which "how many" asks for the sum."""
 
 
 class QueryPlan(Record):
@@ -72,6 +74,12 @@ class QueryPlan(Record):
         return bool(self.components or self.layers or self.edges or self.heads)
 
     @property
+    def restricts(self) -> bool:
+        """Whether it says what to look for, and not only in which analyses."""
+        named = self.metrics or self.codes or self.strategies or self.outcomes or self.kinds
+        return bool(named or self.proposals or self.findings or self.fields or self.places)
+
+    @property
     def scoped(self) -> bool:
         """Whether it says which analyses to look at."""
         return bool(self.runs or self.offsets or self.spans or self.models or self.everywhere)
@@ -105,7 +113,7 @@ def plan(reading: Reading, vocabulary: Vocabulary) -> QueryPlan | None:
         findings=reading.findings,
         fields=reading.named("field"),
         combined="combined" in reading.wishes,
-        operation=_operation(reading),
+        operation=_operation(reading, vocabulary),
         group=reading.group,
         condition=reading.condition,
         limit=reading.limit,
@@ -124,18 +132,24 @@ def _codes(reading: Reading, vocabulary: Vocabulary) -> tuple[str, ...]:
     if len(codes) > 1 and wanted:
         codes = tuple(code for code in codes if code in wanted)
     if "dead_units" in reading.named("metric"):  # both a number and a finding
-        number = reading.components or reading.layers or {"max", "min", "mean"} & reading.wishes
+        wishes = {"max", "min", "mean", "sum", "count", "compare"} & reading.wishes
+        number = reading.components or reading.layers or wishes or reading.condition
         if number or "dead-units" not in vocabulary.codes:
             codes = tuple(code for code in codes if code != "dead-units")
     return codes
 
 
-def _operation(reading: Reading) -> Operation | None:
-    how_much = bool(reading.named("metric")) and not reading.condition and not reading.named("code")
+def _operation(reading: Reading, vocabulary: Vocabulary) -> Operation | None:
+    """What to do with the numbers; "how many FLOPs" asks for a sum, not for how many numbers."""
+    counts = not reading.condition and not _codes(reading, vocabulary)
+    how_much = bool(reading.named("metric") or reading.named("field")) and counts
     if "count" in reading.wishes and not how_much:
         return "count"
     operations: tuple[Operation, ...] = ("mean", "sum", "max", "min")
-    return next((operation for operation in operations if operation in reading.wishes), None)
+    named = next((operation for operation in operations if operation in reading.wishes), None)
+    inside = reading.components or reading.layers or reading.heads or reading.edges
+    added = "count" in reading.wishes and set(reading.named("metric")) & _COUNTED
+    return "sum" if named is None and added and not inside else named
 
 
 def _subject(reading: Reading, base: QueryPlan, vocabulary: Vocabulary) -> Subject | None:
@@ -207,7 +221,8 @@ def _asks_meaning(reading: Reading, base: QueryPlan, vocabulary: Vocabulary) -> 
 
 def _asks_size_of_model(reading: Reading, base: QueryPlan) -> bool:
     """Whether the parameters are those of a whole model rather than of its components."""
-    which_model = base.operation in ("max", "min") and "runs" in reading.wishes
+    compared = len(base.models) > 1 or len(base.runs) > 1 or "compare" in reading.wishes
+    which_model = base.operation in ("max", "min") and ("runs" in reading.wishes or compared)
     whole = base.operation in (None, "sum") or which_model
     inside = base.places or base.kinds or base.codes or base.group or base.condition
     return base.metrics == ("parameters",) and whole and not inside
@@ -216,9 +231,10 @@ def _asks_size_of_model(reading: Reading, base: QueryPlan) -> bool:
 def _intent(reading: Reading, subject: Subject, base: QueryPlan) -> Intent:
     if subject == "concept":
         return "define"
-    sides = len(base.models) > 1 or len(base.runs) > 1 or len(base.components) > 1
-    compared = subject == "measurements" and sides and not base.everywhere
-    if "compare" in reading.wishes or (compared and {"max", "min"} & reading.wishes):
+    if "compare" in reading.wishes and not (base.proposals or base.findings):
+        return "compare"
+    which = bool({"max", "min"} & reading.wishes) and not base.everywhere
+    if subject in ("measurements", "runs") and which and _has_sides(reading, base):
         return "compare"
     if "why" in reading.wishes:
         return "why"
@@ -227,12 +243,22 @@ def _intent(reading: Reading, subject: Subject, base: QueryPlan) -> Intent:
     return "lookup" if base.places or base.proposals or base.findings else "list"
 
 
+def _has_sides(reading: Reading, base: QueryPlan) -> bool:
+    """Whether two things stand beside each other; "which of layers 1 to 3" is a choice instead."""
+    sides = len(base.models) > 1 or len(base.runs) > 1 or len(base.components) > 1
+    places = len(base.layers) == 2 or len(base.heads) == 2
+    return sides or (places and "comparative" in reading.wishes)
+
+
 def _finished(told: QueryPlan, reading: Reading) -> QueryPlan:
     """Settle the words that mean one thing for one subject and another for the next."""
     changes: dict[str, object] = {}
     if told.subject == "ranking":
         least = "unimportant" in reading.wishes or told.operation == "min"
         changes |= {"ascending": least, "operation": None, "limit": told.limit or _SHOWN}
+    if told.subject == "runs" and told.intent == "compare":
+        changes["fields"] = told.fields or told.metrics
+        changes["metrics"] = ()
     if told.group is not None and told.operation is None:
         changes["operation"] = "mean"
     if told.subject == "findings" and told.operation == "count" and not told.kinds:

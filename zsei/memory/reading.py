@@ -21,7 +21,7 @@ Group = Literal["layer", "kind", "run", "model"]
 Wish = Literal[
     "why", "compare", "count", "max", "min", "mean", "sum", "important", "unimportant",
     "everywhere", "combined", "define", "similar", "summary", "judged", "proposed", "list", "runs",
-    "follows", "other",
+    "follows", "other", "where", "comparative",
 ]  # fmt: skip
 
 _NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?)\s*(%)?"
@@ -49,9 +49,9 @@ _ARTICLE = r"^\W*what(?:'s| is| are| was| were) (?:the|my|its|our)\b"
 _WISHES: tuple[tuple[Wish, str], ...] = (
     ("similar", rf"{NOUN}\s+(?:\w+\s+)?(?:like|similar to)(?: (?:this|that)(?: one)?)?"
                 r"|(?:most )?similar"),
-    ("compare", r"compar(?:e|es|ed|ing|ison)|versus|vs|diff|differ\w*"),
+    ("compare", r"compar(?:e|es|ed|ing|ison)|versus|vs\.?|diff|differ\w*|better|worse"),
     ("why", r"why|reasons?|how come"),
-    ("count", r"how many|number of|count(?: of)?"),
+    ("count", r"how many|number of|no\. of|nr\.? of|# of|count(?: of)?"),
     ("unimportant", r"unimportant|useless|needless|dispensable|can (?:safely )?(?:go|be removed)"
                     r"|matters? (?:the )?least|(?:least|less) (?:important|critical)"
                     r"|contributes? (?:the )?least"),
@@ -65,20 +65,24 @@ _WISHES: tuple[tuple[Wish, str], ...] = (
     ("sum", r"total|sum|altogether"),
     ("combined", r"combined|(?:all )?together|in combination"),
     ("everywhere", rf"across|ever|so far|history|(?:i|we)(?: have|'ve)? analy[sz]ed|everything"
-                   rf"|(?:all|every|each|any)(?: of)?(?: the| my| our)? {NOUN}|analyses|models"),
+                   rf"|(?:all|every|each|any)(?: of)?(?: the| my| our| its| these)?\s+{NOUN}"
+                   rf"|analyses|models|already|previously|before(?=\W*$)"),
     ("summary", r"summar\w+|overview|tell me about|report on|describe"),
     ("judged", r"verdicts?|gate|judged|outcomes?|decisions?|decided|tried|try|attempt\w*"
                 r"|strateg(?:y|ies)"),
     ("proposed", r"propos(?:e|ed|al|als)|suggest(?:ed|ion|ions)?|recommend\w*"),
 )  # fmt: skip
 _OTHER = r"\b(?:the |an)?other (?:one|run|analysis|model)\b"
-_THREAD: tuple[tuple[Wish, str], ...] = (
+_WHOLE: tuple[tuple[Wish, str], ...] = (
     ("other", _OTHER),
+    ("where", r"\bwhere\b|\bwhich (?:part|place|component)s?\b|^\W*what (?!is|are|was|were|do)"),
+    ("comparative", r"\b(?:larger|higher|bigger|greater|more|smaller|lower|fewer|less)\b"),
+    ("compare", r"\bhow (?:did|has|have|had|does|do)\b.*\bchanged?\b"),
     ("follows", r"^\W*(?:and|or|but|so|now|then|what about|how about|what of|same)\b"
                 r"|\b(?:it|its|them|their|those|these|there|same)\b"
                 r"|\b(?:that|this) (?:one|run|analysis|model|layer|head|block|component)\b"),
 )  # fmt: skip
-"""Words that point back to what was said before."""
+"""Wishes that are read off the whole question, and whose words still say something else too."""
 _RESTRICTION = (
     r"\b(?:of|in|for|on|at|with|during|under|by|using|from|after|before|than|without) "
     r"(?:(?:the|a|an|my|our|its|this|that|these|those|any|all) )*(\w+)"
@@ -125,14 +129,13 @@ def read(question: str, vocabulary: Vocabulary, today: date) -> Reading:
     """Take a question apart with the names the store holds; `today` is what "last week" means."""
     text = Remaining(question)
     unknown: list[str] = []
-    wishes = {wish for wish, pattern in _THREAD if re.search(pattern, text.rest)}
+    wishes = {wish for wish, pattern in _WHOLE if re.search(pattern, text.rest)}
     list(text.take(_OTHER))
     proposals = tagged(text, "p", vocabulary.proposals, unknown)
     findings = tagged(text, "f", vocabulary.findings, unknown)
     components, models = paths(text, vocabulary, unknown)
     when = spans(text, today)
     layers, heads, edges = places(text)
-    ages = offsets(text, len(vocabulary.runs))
     named_runs, around = runs(text, vocabulary, unknown)
     conditions: list[tuple[Comparison, float]] = [
         (comparison, float(match[1]) / (100 if match[2] else 1))
@@ -146,6 +149,7 @@ def read(question: str, vocabulary: Vocabulary, today: date) -> Reading:
         wishes.add("max")
     names, plural = _names(text, vocabulary)
     names.setdefault("model", []).extend(models)
+    ages = offsets(text, len(vocabulary.runs))
     wishes |= {wish for wish, pattern in _WISHES if text.has(pattern)}
     if plural:
         wishes.add("everywhere")

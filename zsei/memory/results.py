@@ -137,8 +137,8 @@ def answer_verdicts(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> Dr
     rows = query.verdicts(db, plan, scope)
     looked = scope.runs if scope.whole else scope.runs[:1]
     held = [row for row in rows if row["run"] in looked]
-    if plan.proposals:
-        held = query.newest(rows, scope)
+    if plan.proposals:  # an id names an edit, which several analyses may have tried
+        held = rows
     if plan.operation == "count" and not plan.combined:
         held = [row for row in held if not row["combined"]]
     if plan.operation in ("max", "min") and plan.metrics:
@@ -157,7 +157,9 @@ def answer_verdicts(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> Dr
     return Draft(
         text="\n".join(lines),
         rows=(*counted, *held[: plan.limit or _SHOWN]),
-        citations=tuple(_cite(row) for row in held[: plan.limit or _SHOWN]),
+        citations=tuple(
+            dict.fromkeys(_cite(row) for row in (held if counted else held[: plan.limit or _SHOWN]))
+        ),
     )
 
 

@@ -58,7 +58,7 @@ class Vocabulary:
         """Finds any wording, the longest first, plural or not."""
         ordered = sorted(self.wordings, key=lambda wording: (-len(wording), wording))
         spaced = (re.escape(wording).replace(r"\ ", r"[\s_-]+") for wording in ordered)
-        return re.compile(rf"(?<![\w/.:-])(?:{'|'.join(spaced)})(?:'s|es|s)?(?![\w/:]|[.-]\w)")
+        return re.compile(rf"(?<![\w/.:-])(?:{'|'.join(spaced)})(?:'s|es|s)?(?![\w/]|[:.-]\w)")
 
     def named(self, found: str) -> tuple[Name, ...]:
         """What a match of `pattern` names."""
@@ -118,7 +118,7 @@ class Vocabulary:
     def _edits(self) -> Iterator[tuple[str, Slot, str]]:
         """The words "pruning heads" name every strategy in the store that prunes heads."""
         for fragment, wordings in words.STRATEGIES.items():
-            meant = [name for name in self.strategies if fragment in name]
+            meant = [n for n in self.strategies if all(p in n for p in fragment.split())]
             for wording in wordings:
                 for strategy in meant or [wording.replace(" ", "-")]:
                     yield wording, "strategy", strategy
@@ -177,8 +177,10 @@ def _labels(row: sqlite3.Row) -> Iterable[str]:
         model,
         re.split(r"[/\\:]", model.rstrip("/\\"))[-1],
         family,
+        family.rstrip("0123456789-_."),  # "qwen" for qwen2
         row["model_class"].lower(),
     }
+    names |= {re.sub(r"\.(?:pt|pth|bin|onnx|safetensors)$", "", name) for name in names}
     names |= {group for group, families in words.FAMILIES.items() if family in families.split()}
     taken = {*words.KINDS, "model", "network", "net", "module"}
     return sorted(name for name in names if len(name) > 1 and name not in taken)

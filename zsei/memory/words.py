@@ -43,13 +43,14 @@ METRICS = {
     "flops": ("flop", "flops", "compute", "operations", "floating point operations"),
     "flops_share": ("flops share", "share of flops", "share of the flops", "share of compute",
                     "share of the compute"),
-    "parameters": ("parameter", "parameters", "parameter count", "weights"),
+    "parameters": ("parameter", "parameters", "parameter count", "weights", "params", "param",
+                   "param count"),
     "bytes": ("bytes", "memory", "memory use", "memory traffic"),
     "bytes_share": ("bytes share", "share of bytes", "share of the bytes", "share of memory",
                     "share of the memory"),
     "share": ("flow share", "share of the flow", "share"),
     "attribution": ("attribution",),
-    "dead_units": ("dead units", "number of dead units"),
+    "dead_units": ("dead units", "number of dead units", "dead neurons", "dead channels"),
     "seconds": ("seconds", "time", "run time", "runtime", "latency"),
     "width": ("width",),
     "units": ("units", "number of units"),
@@ -107,18 +108,32 @@ OUTCOMES = {
 }
 
 STRATEGIES = {
-    "head": ("prune heads", "pruning heads", "head pruning", "remove heads", "removing heads",
-             "prune head", "heads pruned", "pruned heads", "heads removed"),
-    "neuron": ("prune neurons", "pruning neurons", "neuron pruning", "remove neurons",
-               "removing neurons", "pruned neurons"),
-    "channel": ("prune channels", "pruning channels", "channel pruning", "remove channels",
-                "removing channels", "pruned channels"),
-    "layer": ("remove layers", "removing layers", "layer removal", "remove a layer",
-              "removing a layer", "drop layers", "dropping layers", "prune layers",
-              "pruning layers", "removed layers", "layers removed"),
+    "prune head": ("prune heads", "pruning heads", "head pruning", "remove heads",
+                   "removing heads", "prune head", "heads pruned", "pruned heads",
+                   "heads removed", "heads be pruned", "heads be removed", "drop heads",
+                   "dropping heads", "pruning of heads", "removal of heads", "cut heads",
+                   "cutting heads"),
+    "prune neuron": ("prune neurons", "pruning neurons", "neuron pruning", "remove neurons",
+                     "removing neurons", "pruned neurons", "neurons pruned", "neurons be pruned",
+                     "drop neurons", "dropping neurons", "pruning of neurons"),
+    "prune channel": ("prune channels", "pruning channels", "channel pruning", "remove channels",
+                      "removing channels", "pruned channels", "channels pruned"),
+    "merge neuron": ("merge neurons", "merging neurons", "neuron merging", "merged neurons",
+                     "neurons merged", "neurons be merged", "merging of neurons"),
+    "remove layer": ("remove layers", "removing layers", "layer removal", "remove a layer",
+                     "removing a layer", "drop layers", "dropping layers", "prune layers",
+                     "pruning layers", "removed layers", "layers removed", "drop a layer",
+                     "dropping a layer", "layer pruning", "removal of layers",
+                     "removal of a layer", "layer dropping", "layer dropped", "layers dropped",
+                     "layer removed", "removing the layer", "take out a layer", "skip a layer"),
+    "replace layer": ("replace layers", "replacing layers", "layer replacement",
+                      "replace a layer", "replacing a layer"),
+    "factor": ("low-rank factorisation", "low-rank factorization", "factorisation",
+               "factorization", "factorise", "factorize", "factorising", "factorizing",
+               "low-rank", "svd", "low-rank approximation"),
     "prune": ("prune", "pruning", "pruned"),
 }  # fmt: skip
-"""Wordings, filed under the part of a strategy's name that they mean."""
+"""Wordings, filed under the parts of a strategy's name that they mean."""
 
 RUN_FIELDS = {
     "objective": ("objective",), "safety": ("safety level", "safety"), "seed": ("seed",),
@@ -155,6 +170,8 @@ NUMBERS = {
 }  # fmt: skip
 
 _SAYING_NOTHING = """
+    already anybody anyone became become complete e.g entire full hi hello i.e previously ran
+    running someone status whole
     a about across all also am an analyse analysed analyses analysis analyze analyzed and any
     anything anywhere are aren as at attempt attempted bad be because been being big but by
     called can change changed changes come component components cost costs could currently d
