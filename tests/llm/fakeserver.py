@@ -43,6 +43,17 @@ def error(message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": "error", "code": None}}
 
 
+_ANTHROPIC = {
+    "id": "m-1",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude",
+    "content": [{"type": "text", "text": "I am Claude, or so this server says."}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 11, "output_tokens": 7},
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: FakeServer
@@ -54,6 +65,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         asked = self.state.bodies[body["model"]]
         asked.append({**body, "authorization": self.headers.get("Authorization", "")})
+        if self.path.endswith("/messages"):
+            self.send(200, _ANTHROPIC)
+            return
         SCENARIOS[body["model"]](self, len(asked), asked[-1])
 
     def send(self, status: int, value: Any, **headers: str) -> None:

@@ -208,6 +208,12 @@ def test_a_server_of_ones_own_needs_no_key(
     assert ask("ok").model_dump() == GOOD
 
 
+def test_no_proxy_stands_before_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert ask("ok").model_dump() == GOOD
+
+
 def test_it_works_inside_a_running_loop() -> None:
     async def cell() -> Score:
         return ask("ok")

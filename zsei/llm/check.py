@@ -5,6 +5,7 @@ from typing import Literal
 
 from zsei.errors import LLMError, UsageError
 from zsei.llm.connect import connect
+from zsei.llm.failures import masked
 from zsei.llm.line import Line
 from zsei.llm.typed import ask_typed
 from zsei.llm.types import LLMRequest
@@ -59,7 +60,12 @@ def check(settings: Settings) -> Check:
         )
         ask_typed(line, request, _Word)
     except (LLMError, UsageError) as error:
-        return Check(ok=False, model=settings.llm, sentence=str(error), error=type(error).__name__)
+        return Check(
+            ok=False,
+            model=masked(settings.llm or "") or None,
+            sentence=str(error),
+            error=type(error).__name__,
+        )
     call, seconds = line.log[-1], time.monotonic() - begin
     takes_schema = "response_format" not in call.without
     return Check(

@@ -162,6 +162,7 @@ class LiteLLM:
                 max_retries=0,
                 http_client=DefaultAsyncHttpxClient(
                     follow_redirects=False,
+                    trust_env=not _is_loopback(self._base),  # no proxy to this very machine
                     limits=Limits(max_keepalive_connections=0),  # nobody closes what is kept
                 ),
             )
@@ -186,8 +187,7 @@ class _Sent:
 
 def _litellm() -> Any:
     """litellm, imported so that it fetches nothing, reads no .env file and prints nothing."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(_QUIET)
     import litellm
 
     litellm.suppress_debug_info = True
