@@ -24,7 +24,8 @@ from zsei.llm import LLMRequest
 from zsei.llm.transport import LiteLLM
 from zsei.settings import LLMSettings, Settings
 
-request = LLMRequest(system="s", prompt="p", seconds=60)
+schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+request = LLMRequest(system="s", prompt="p", answer_schema=schema, seconds=60)
 own = LiteLLM("openai/ok", LLMSettings(retries=0, attempt_seconds=50))
 at_import = list(asked)
 name, base = Settings().llm, own.identity
