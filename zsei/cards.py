@@ -32,9 +32,12 @@ Evidence = Literal[
     "model", "conditions", "components", "measurements", "costs", "forward", "gradient",
     "integration", "redundancy", "importance", "matrices", "edges", "flow", "groups", "findings",
     "validation", "interpretations", "objections", "candidates", "proposals", "verdicts", "rounds",
-    "knowledge", "metrics", "strategies",
+    "knowledge", "metrics", "strategies", "question", "vocabulary", "rows",
 ]  # fmt: skip
-"""Parts of a record an agent may be shown; `zsei.advice.evidence` builds each."""
+"""What an agent may be shown: parts of a record, which `zsei.advice.evidence` builds, or
+`OF_QUESTIONS`."""
+OF_QUESTIONS: frozenset[Evidence] = frozenset({"question", "vocabulary", "rows"})
+"""Evidence for those who plan a question or word its answer; `zsei.memory.voice` builds each."""
 Slot = Literal["purpose", "data"]
 """What the program can fill into a prompt."""
 

@@ -17,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from zsei.cards import (
+    OF_QUESTIONS,
     OUTPUT_OF,
     SLOT,
     AgentCard,
@@ -190,6 +191,19 @@ def _check_references(cards: Cards) -> None:
             raise CardError(
                 f"Agent {agent.name} must answer with what its stage {agent.stage!r} needs, "
                 f"{OUTPUT_OF[agent.stage]}, but its output is {agent.output}; mend `output`."
+            )
+        beside = set(agent.evidence) - OF_QUESTIONS
+        if agent.stage in ("plan", "answer") and beside:
+            raise CardError(
+                f"Agent {agent.name} must be shown parts of a question only, "
+                f"{listed(OF_QUESTIONS)}, but its evidence names {listed(beside)}; mend `evidence`."
+            )
+        if agent.stage in ("interpret", "propose", "criticise") and OF_QUESTIONS & {
+            *agent.evidence
+        }:
+            raise CardError(
+                f"Agent {agent.name} must be shown parts of a record, but its evidence names "
+                f"{listed(OF_QUESTIONS & {*agent.evidence})}; mend `evidence`."
             )
         if agent.prompt not in cards.prompts:
             raise CardError(
