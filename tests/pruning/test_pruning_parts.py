@@ -56,6 +56,7 @@ def test_the_expert_that_hurts_least_goes_first_and_top_k_stay() -> None:
         assert curve.place.parameters > 0
 
 
+@pytest.mark.long
 def test_experts_go_by_the_command_and_the_model_is_a_mixture_still(tmp_path: Path) -> None:
     from zsei.pruning.prune import prune, prune_settings
     from zsei.pruning.records import Budget

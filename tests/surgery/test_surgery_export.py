@@ -67,6 +67,7 @@ def test_a_bert_goes_to_onnx_with_any_batch_and_length(tmp_path: Path) -> None:
     assert model_hash(edited.model) == before
 
 
+@pytest.mark.long
 def test_experts_go_to_onnx_too(tmp_path: Path) -> None:
     model, data = factories.tiny_mixtral(num_hidden_layers=1, num_local_experts=2)
     before = model_hash(model)
