@@ -9,6 +9,7 @@ from zsei.cli.analyze import analyze
 from zsei.cli.apply import apply
 from zsei.cli.ask import ask
 from zsei.cli.breaker import breaker
+from zsei.cli.chat import chat
 from zsei.cli.compare import compare
 from zsei.cli.delete import delete
 from zsei.cli.doctor import doctor
@@ -52,8 +53,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    analyze, ask, list_runs, show, compare, similar, delete, explain, apply, prune, export, log,
-    rollback, breaker, doctor,
+    analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune, export,
+    log, rollback, breaker, doctor,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.add_typer(llm, name="llm")

@@ -126,7 +126,7 @@ def _interruptible(*, as_json: bool) -> Iterator[threading.Event]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         interrupted.set()
-        if _is_importing(frame):
+        if is_importing(frame):
             _leave_now(as_json=as_json)
         raise KeyboardInterrupt
 
@@ -148,7 +148,7 @@ def _interruptible(*, as_json: bool) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if interrupted.is_set() else before)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def is_importing(frame: FrameType | None) -> bool:
     """Whether an import is under way anywhere on the stack."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
