@@ -18,6 +18,7 @@ from zsei.cli.export import export
 from zsei.cli.list import list_runs
 from zsei.cli.llm import llm
 from zsei.cli.log import log
+from zsei.cli.mcp import mcp
 from zsei.cli.memory import memory
 from zsei.cli.prune import prune
 from zsei.cli.rollback import rollback
@@ -54,7 +55,7 @@ app = typer.Typer(
 )
 for _command in (
     analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune, export,
-    log, rollback, breaker, doctor,
+    log, rollback, breaker, doctor, mcp,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.add_typer(llm, name="llm")
