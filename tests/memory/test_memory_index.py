@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 from memory_records import HashEmbedder, make_record
 
-from zsei.memory import index, kept
+from zsei.memory import index, kept, matrix
 from zsei.memory.place import LocalPlace
-from zsei.memory.search import exact, refresh, retrieve
+from zsei.memory.search import refresh, retrieve
 from zsei.memory.store import Memory
 
 QUESTION = "why was removing layers rejected"
+
+
+@pytest.fixture(autouse=True)
+def always_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few the passages."""
+    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1)
 
 
 @pytest.fixture
@@ -62,7 +68,8 @@ def test_chroma_finds_what_exact_search_finds(memory: Memory, embedder: HashEmbe
         found = index.query(
             memory, embedder.fingerprint, asked, runs=where[0], kinds=where[1], limit=10
         )
-        exact = exact(memory, embedder.fingerprint, asked, *where)[:10]
+        held = matrix.load(memory, embedder.fingerprint)
+        exact = list(matrix.nearest(held, asked, *where, limit=10))
         cosines = cosine_table(memory, embedder, asked)
         np.testing.assert_allclose(
             [cosines[name] for name in found], [cosines[name] for name in exact], atol=1e-6

@@ -17,6 +17,7 @@ import numpy as np
 from zsei.errors import OutputError
 from zsei.memory.embedder import Vectors
 from zsei.memory.place import (
+    FORMAT,
     IndexAway,
     IndexUnusable,
     LocalPlace,
@@ -54,7 +55,7 @@ def place(memory: Memory, fingerprint: str) -> Place:
     """Where the index of this memory and this embedder lies."""
     if memory.chroma_url is None:
         return LocalPlace(path=folder(memory.home, fingerprint))
-    name = f"zsei-v1-{fingerprint[:8]}-{memory.identity()}"
+    name = f"zsei-v{FORMAT}-{fingerprint[:8]}-{memory.identity()}"
     return ServerPlace(url=memory.chroma_url, home=memory.home, collection=name)
 
 

@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection
 
 COLLECTION = "zsei-chunks"
-FORMAT = 1
+FORMAT = 2
 _ANSWER_SECONDS = 2.0
 """How long a server may take to say that it is there; a question waits no longer."""
 _WORK_SECONDS = 20.0
 """How long a server may take with one request; a thousand vectors took it 1 to 2 s."""
 _AWAY_SECONDS = 30.0
 """How long a server that did not answer is not asked again."""
-_GRAPH: Any = {"hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 200}}
-"""Wider search than the default, whose recall at 10 was 0.91 on 2,000 random vectors."""
+_GRAPH: Any = {"hnsw": {"space": "cosine", "ef_construction": 200, "ef_search": 800}}
+"""A wide search: of 10,700 findings that say much the same, 200 found 0.64 of the 10 nearest to a
+question, 800 all of them, in 4.4 instead of 3.6 ms."""
 
 
 class IndexUnusable(Exception):

@@ -1,19 +1,20 @@
 """Find passages by meaning and by words, and join both rankings.
 
-Words: FTS5 BM25. Meaning: Chroma over the stored vectors, or exact search over the same vectors
-where Chroma cannot be used, or nothing where no embedder can be loaded. Candidates of either are
-compared exactly with the stored vectors, then fused by reciprocal rank (Cormack, Clarke and
-Büttcher, SIGIR 2009): score = Σ 1 / (60 + rank).
+Words: FTS5 BM25. Meaning: exact search over the stored vectors, held in memory; where there are too
+many to hold, or a team shares a server, Chroma over the same vectors, and exact search again where
+that cannot be used; nothing where no embedder can be loaded. Candidates of either are compared
+exactly with the stored vectors, then fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR
+2009): score = Σ 1 / (60 + rank).
 """
 
 import re
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from zsei.memory import index, rows
+from zsei.errors import OutputError
+from zsei.memory import index, matrix, rows
 from zsei.memory.embedder import EmbedderUnavailable, Vectors
 from zsei.memory.store import Memory
 from zsei.memory.words import content_words
@@ -56,7 +57,12 @@ def refresh(memory: Memory) -> Coverage:
     notes: list[str] = []
     vectors = indexed = 0
     try:
-        vectors = _embed_missing(memory)
+        _embed_missing(memory)
+        with memory.reading() as db:
+            counted = (
+                "SELECT COUNT(*) FROM chunks JOIN vectors USING (sha256) WHERE fingerprint = ?"
+            )
+            vectors = db.execute(counted, (memory.embedder.fingerprint,)).fetchone()[0]
         indexed = index.synchronise(memory, memory.embedder.fingerprint)
     except EmbedderUnavailable as error:
         notes.append(f"search by words only: {error}")
@@ -85,8 +91,7 @@ def retrieve(
         limit: How many at most.
     """
     words = _by_words(memory, question, runs, kinds)
-    asked, near = _by_meaning(memory, question, runs, kinds)
-    cosines = _cosines(memory, asked, {*words, *near}) if asked is not None else {}
+    cosines = _by_meaning(memory, question, runs, kinds, words)
     meaning = sorted(cosines, key=lambda name: (-cosines[name], name))
     fused: dict[str, float] = {}
     for ranking in (words, meaning):
@@ -126,39 +131,33 @@ def _by_words(
 
 
 def _by_meaning(
-    memory: Memory, question: str, runs: Sequence[str] | None, kinds: Sequence[str] | None
-) -> tuple[Vectors | None, list[str]]:
-    """The question's vector and the ids nearest to it; (None, []) without an embedder."""
+    memory: Memory,
+    question: str,
+    runs: Sequence[str] | None,
+    kinds: Sequence[str] | None,
+    words: Sequence[str],
+) -> dict[str, float]:
+    """Cosines of the passages nearest to the question and of those found by words.
+
+    Empty without an embedder.
+    """
     try:
         _embed_missing(memory)
         asked = memory.embedder.embed([question])[0]
         fingerprint = memory.embedder.fingerprint
     except EmbedderUnavailable:
-        return None, []
-    try:
-        near = index.query(memory, fingerprint, asked, runs=runs, kinds=kinds, limit=_CANDIDATES)
-        return asked, list(near)
-    except index.IndexUnusable:
-        return asked, exact(memory, fingerprint, asked, runs, kinds)
-
-
-def exact(
-    memory: Memory,
-    fingerprint: str,
-    asked: Vectors,
-    runs: Sequence[str] | None,
-    kinds: Sequence[str] | None,
-) -> list[str]:
-    """Compare with every stored vector: under a millisecond for 10,000 passages."""
-    where, values = _where(runs, kinds)
-    with memory.reading() as db:
-        stored = db.execute(
-            "SELECT chunks.id, vector FROM chunks JOIN vectors USING (sha256) "
-            f"WHERE fingerprint = ? {where} ORDER BY chunks.id",
-            (fingerprint, *values),
-        ).fetchall()
-    cosines = _compare(asked, stored)
-    return sorted(cosines, key=lambda name: (-cosines[name], name))[:_CANDIDATES]
+        return {}
+    if memory.chroma_url is not None or _passages(memory) > matrix.EXACT_UP_TO:
+        try:
+            near = index.query(
+                memory, fingerprint, asked, runs=runs, kinds=kinds, limit=_CANDIDATES
+            )
+            return _cosines(memory, asked, {*words, *near})
+        except index.IndexUnusable:
+            pass
+    held = matrix.load(memory, fingerprint)
+    near = matrix.nearest(held, asked, runs, kinds, _CANDIDATES)
+    return _cosines(memory, asked, {*words} - near.keys()) | near
 
 
 def _cosines(memory: Memory, asked: Vectors, names: set[str]) -> dict[str, float]:
@@ -170,15 +169,15 @@ def _cosines(memory: Memory, asked: Vectors, names: set[str]) -> dict[str, float
             f"WHERE fingerprint = ? AND chunks.id IN ({marks})",
             (memory.embedder.fingerprint, *chosen),
         ).fetchall()
-    return _compare(asked, stored)
-
-
-def _compare(asked: Vectors, stored: Sequence[sqlite3.Row]) -> dict[str, float]:
     if not stored:
         return {}
-    matrix = np.stack([np.frombuffer(row["vector"], "<f4") for row in stored])
-    cosines = matrix @ asked
+    cosines = np.stack([np.frombuffer(row["vector"], "<f4") for row in stored]) @ asked
     return {row["id"]: float(cosine) for row, cosine in zip(stored, cosines, strict=True)}
+
+
+def _passages(memory: Memory) -> int:
+    with memory.reading() as db:
+        return db.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
 
 
 def _where(runs: Sequence[str] | None, kinds: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
@@ -191,16 +190,26 @@ def _where(runs: Sequence[str] | None, kinds: Sequence[str] | None) -> tuple[str
 
 
 def _embed_missing(memory: Memory) -> int:
-    """Give every passage a vector in the space of the embedder at hand; returns how many have."""
+    """Give every passage a vector in the space of the embedder at hand; returns how many lack one.
+
+    On a disk that is full or cannot be written nothing is kept, and some go without.
+    """
     fingerprint = memory.embedder.fingerprint
+    held = memory.matrix
     with memory.reading() as db:
+        found = db.execute("SELECT value FROM state WHERE key = 'generation'").fetchone()
+        now = (fingerprint, str(found["value"]) if found else "0")
+        if held is not None and held.whole and (held.fingerprint, held.generation) == now:
+            return 0
         missing = db.execute(
             "SELECT sha256, MIN(gist) AS gist FROM chunks WHERE sha256 NOT IN "
             "(SELECT sha256 FROM vectors WHERE fingerprint = ?) GROUP BY sha256 ORDER BY sha256",
             (fingerprint,),
         ).fetchall()
-    if missing:
-        vectors = memory.embedder.embed([row["gist"] for row in missing]).astype("<f4")
+    if not missing:
+        return 0
+    vectors = memory.embedder.embed([row["gist"] for row in missing]).astype("<f4")
+    try:
         with memory.writing() as db:
             db.executemany(
                 "INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)",
@@ -210,6 +219,6 @@ def _embed_missing(memory: Memory) -> int:
                 ],
             )
             rows.moved(db)
-    with memory.reading() as db:
-        counted = "SELECT COUNT(*) FROM chunks JOIN vectors USING (sha256) WHERE fingerprint = ?"
-        return db.execute(counted, (fingerprint,)).fetchone()[0]
+    except OutputError:
+        return len(missing)
+    return 0

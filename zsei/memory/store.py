@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -30,6 +31,9 @@ from zsei.memory.schema import (
 )
 from zsei.records import AnalysisRecord, Record
 from zsei.settings import Settings
+
+if TYPE_CHECKING:
+    from zsei.memory.matrix import Matrix
 
 FILE = "memory.sqlite"
 
@@ -97,6 +101,8 @@ class Memory:
         self.home = Path(home)
         self.path = self.home / FILE
         self.embedder: Embedder = embedder or SentenceEmbedder(embedder_path)
+        self.matrix: Matrix | None = None
+        """What `matrix.load` holds between questions."""
         prepare(self.path)
 
     @contextmanager
