@@ -217,7 +217,9 @@ def ask(question: str, *, settings: Settings | None = None) -> Answer:
     settings = settings or Settings()
     cards = load_cards(settings)
     memory = Memory(settings.home, settings.embedder, chroma_url=settings.chroma_url)
-    return ask_memory(question, memory, line=open_line(settings), knowledge=cards_of(cards))
+    return ask_memory(
+        question, memory, line=open_line(settings), knowledge=cards_of(cards), cards=cards
+    )
 
 
 def apply(

@@ -13,11 +13,12 @@ from zsei.llm.line import Line
 from zsei.llm.scripted import ScriptedLLM
 from zsei.memory.ask import ask
 from zsei.memory.store import Memory
-from zsei.memory.voice import WordedAnswer
+from zsei.memory.librarian import Wording
+from zsei.memory.planner import QuestionPlan
 
 RECORD = make_record(0)
 OTHER = make_record(1, model="tiny-gpt2", family="gpt2", prefix="h")
-STRANGE = "could some of these noggins vanish?"
+STRANGE = "could some of these heads vanish?"
 
 
 @pytest.fixture
@@ -162,6 +163,7 @@ def test_no_bytes_of_a_model_change_a_number(memory: Memory) -> None:
 
 
 def test_the_schema_for_the_model_is_plain() -> None:
-    schema = WordedAnswer.model_json_schema()
-    assert schema["additionalProperties"] is False
-    assert schema["required"] == list(schema["properties"])
+    for output in (Wording, QuestionPlan):
+        schema = output.model_json_schema()
+        assert schema["additionalProperties"] is False
+        assert schema["required"] == list(schema["properties"])

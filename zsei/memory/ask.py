@@ -9,11 +9,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 
+from zsei.cards import Cards
 from zsei.errors import LLMError, UsageError
 from zsei.llm.line import Line
 from zsei.memory.chunks import Card, some
 from zsei.memory.compare import answer_comparison
 from zsei.memory.dates import told
+from zsei.memory.librarian import word_with
 from zsei.memory.numbers import answer_measurements, answer_ranking, answer_runs
 from zsei.memory.passages import (
     answer_concept,
@@ -23,6 +25,7 @@ from zsei.memory.passages import (
     is_titled,
 )
 from zsei.memory.plan import QueryPlan, plan
+from zsei.memory.planner import may_plan, plan_with
 from zsei.memory.query import Scope, scope
 from zsei.memory.reading import Reading, Wish, read
 from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
@@ -30,8 +33,9 @@ from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
 from zsei.memory.thread import Thread, completed, followed
 from zsei.memory.vocabulary import Vocabulary, load
-from zsei.memory.voice import plan_with, word_with
 from zsei.records import Answer
+from zsei.resources import load_cards
+from zsei.settings import Settings
 
 _EXACT = ("profile", "runs")
 """Subjects whose answer would hide that a word of the question was not understood."""
@@ -46,6 +50,7 @@ def ask(
     line: Line | None = None,
     knowledge: Iterable[Card] = (),
     *,
+    cards: Cards | None = None,
     today: date | None = None,
 ) -> Answer:
     """Answer a question about the analyses in memory.
@@ -55,7 +60,8 @@ def ask(
         memory: Where the analyses are.
         line: May plan what the rules cannot read, and word the answer; it never writes a number.
             Where it fails the rules answer, and `Answer.voice` is "rules (" + the error + ")".
-        knowledge: Cards (id, title, text) that explain terms; see `chunks.cards_of`.
+        knowledge: What explains terms, as (id, title, text); see `chunks.cards_of`.
+        cards: Where the planner's and the librarian's cards stand; None takes those that ship.
         today: What "last week" is counted from; None is today in UTC.
 
     Returns:
@@ -67,7 +73,7 @@ def ask(
         UsageError: the question has no words.
         MemoryDamaged: the store cannot be read.
     """
-    return ask_in(Thread(), question, memory, line, knowledge, today=today)[0]
+    return ask_in(Thread(), question, memory, line, knowledge, cards=cards, today=today)[0]
 
 
 def ask_in(
@@ -77,6 +83,7 @@ def ask_in(
     line: Line | None = None,
     knowledge: Iterable[Card] = (),
     *,
+    cards: Cards | None = None,
     today: date | None = None,
 ) -> tuple[Answer, Thread]:
     """Answer a question in a conversation, and give back where the conversation then stands.
@@ -94,30 +101,34 @@ def ask_in(
     question = " ".join(question.split())
     if not any(letter.isalnum() for letter in question):
         raise UsageError("A question needs words; for example: which heads matter most?")
-    cards = tuple(knowledge)
-    memory.learn(cards)
+    pages = tuple(knowledge)
+    memory.learn(pages)
     with memory.reading() as db:
-        vocabulary = load(db, cards)
+        vocabulary = load(db, pages)
+    if line is not None and cards is None:
+        cards = load_cards(Settings.model_construct(cards=None))
     reading = read(question, vocabulary, today or datetime.now(UTC).date())
     reading = completed(reading, thread, vocabulary)
     asked = len(line.log) if line is not None else 0
     failure = ""
     chosen, problem = _planned(reading, vocabulary)
-    if "define" in reading.wishes and not reading.article and is_titled(question, cards):
+    if "define" in reading.wishes and not reading.article and is_titled(question, pages):
         chosen, problem = QueryPlan(intent="define", subject="concept"), None
-    if (chosen is None or problem) and line is not None and vocabulary.runs and not reading.unknown:
+    unread = chosen is None and problem is None and may_plan(reading)
+    if unread and line is not None and cards is not None and vocabulary.runs:
         try:
-            other = plan_with(line, question, vocabulary)
-            chosen, problem = (other, None) if other is not None else (chosen, problem)
+            chosen = plan_with(line, question, vocabulary, cards)
         except LLMError as error:
             failure = type(error).__name__
     if chosen is not None and thread.runs:
         chosen = chosen.model_copy(update={"among": thread.runs})
-    draft = problem or _carried_out(memory, reading, chosen, vocabulary, cards)
+    draft = problem or _carried_out(memory, reading, chosen, vocabulary, pages)
+    if unread and chosen is not None and line is not None:
+        draft = replace(draft, remarks=f"{draft.remarks}\n(Read by {line.voice}, not by rules.)")
     said = _RULES
-    if line is not None and draft.answered and not failure:
+    if line is not None and cards is not None and draft.answered and not failure:
         try:
-            words = word_with(line, question, draft)
+            words = word_with(line, question, draft, vocabulary, cards)
             draft, said = replace(draft, text=f"{words}\n{_sources(draft)}"), line.voice
         except LLMError as error:
             failure = type(error).__name__
@@ -125,7 +136,7 @@ def ask_in(
         memory.log_calls(line.log[asked:])
     answer = Answer(
         question=question,
-        text=draft.text,
+        text=draft.text + draft.remarks,
         rows=draft.rows,
         citations=draft.citations,
         voice=f"{_RULES} ({failure})" if failure else said,
@@ -194,7 +205,7 @@ def _carried_out(
             f"No such analysis: nothing of {missing}{when} is in memory. {_holdings(vocabulary)}"
         )
     draft = _by_subject(memory, reading, chosen, fitting, vocabulary)
-    return replace(draft, text=draft.text + _remarks(reading, chosen, fitting, draft, vocabulary))
+    return replace(draft, remarks=_remarks(reading, chosen, fitting, draft, vocabulary))
 
 
 def _by_subject(

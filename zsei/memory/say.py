@@ -15,6 +15,8 @@ class Draft:
     text: str
     rows: tuple[Row, ...] = ()
     citations: tuple[Citation, ...] = ()
+    remarks: str = ""
+    """What must be known to trust it, whoever words it: one bracketed line each."""
     answered: bool = True
     """False when nothing in memory fits the question."""
 
