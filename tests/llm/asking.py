@@ -9,7 +9,7 @@ from zsei.records import Record
 from zsei.settings import LLMSettings
 
 KEY = "sk-test-5f1d2c3b4a59687-Secret"
-SETTINGS = LLMSettings(deadline_seconds=1.5, attempt_seconds=0.45, retries=2)
+SETTINGS = LLMSettings(deadline_seconds=1.8, attempt_seconds=0.55, retries=2)
 
 
 class Score(Record):

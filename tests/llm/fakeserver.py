@@ -280,6 +280,9 @@ SCENARIOS: dict[str, Callable[..., None]] = {
     "redirect-307": _fails(307, b"", Location=_ELSEWHERE),
     "redirect-302": _fails(302, b"", Location=_ELSEWHERE),
     "rate-limited-oddly": _once(_fails(429, error("slow down"), Retry_After="soon")),
+    "rate-limited-ms": _once(
+        _fails(429, error("slow down"), Retry_After="3600", Retry_After_ms="20")
+    ),
     "rate-limited-until-then": _once(
         _fails(429, error("slow down"), Retry_After="Fri, 01 Jan 1999 00:00:00 GMT")
     ),

@@ -1,12 +1,15 @@
 """The transport through real litellm: what is sent, where to, and what is counted."""
 
 import asyncio
+import contextlib
+import json
+import random
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from llm.asking import KEY, SETTINGS, Score, ask, ask_on, line_to
-from llm.fakeserver import GOOD, FakeServer
+from llm.fakeserver import GOOD, SCENARIOS, FakeServer, completion
 
 from zsei.errors import (
     LLMAuth,
@@ -85,11 +88,40 @@ def test_a_limit_on_tokens_is_sent_by_either_name(server: FakeServer) -> None:
     assert (second["max_completion_tokens"], "max_tokens" in second) == (2000, False)
 
 
-def test_what_was_refused_is_remembered_in_the_log() -> None:
-    log: list[CallRecord] = []
-    ask("schema-refused", log)
-    ask("ok", log)
-    assert [call.without for call in log] == [("response_format",), ()]
+def test_what_was_refused_once_is_not_tried_again(server: FakeServer) -> None:
+    line = line_to("schema-refused")
+    for _ in range(2):
+        ask_on(line)
+    ask("ok", line.log)
+    without = ("response_format",)
+    assert [(call.attempts, call.without) for call in line.log] == [
+        (2, without),
+        (1, without),
+        (1, ()),
+    ]
+    assert len(server.bodies["schema-refused"]) == 3
+
+
+def test_any_reply_ends_in_an_answer_or_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(3)
+    whole = json.dumps(completion(json.dumps(GOOD))).encode()
+    once = SETTINGS.model_copy(update={"retries": 0, "repairs": 0})
+
+    def noisy(handler: Any, count: int, body: dict[str, Any]) -> None:
+        start, end = sorted(generator.randrange(len(whole)) for _ in range(2))
+        noise = generator.choice([b"", b"null", b"[]", generator.randbytes(9), whole])
+        handler.send(
+            generator.choice([200, 200, 200, 500, 400]), whole[:start] + noise + whole[end:]
+        )
+
+    monkeypatch.setitem(SCENARIOS, "noise", noisy)
+    ends: set[str] = set()
+    for _ in range(60):
+        log: list[CallRecord] = []
+        with contextlib.suppress(LLMError):
+            ask_on(line_to("noise", log, once))
+        ends.add(log[-1].outcome)
+    assert ends >= {"LLMTransport", "invalid"}
 
 
 def test_the_list_price_is_of_the_providers_own_models(

@@ -235,8 +235,9 @@ def test_any_bytes_end_in_an_answer_or_a_named_error() -> None:
         "my-own-house-key-format",
     ],
 )
-def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
-    monkeypatch.setenv("SOME_PROVIDER_API_KEY", "my-own-house-key-format")
+@pytest.mark.parametrize("variable", ["SOME_PROVIDER_API_KEY", "PROVIDER_KEY", "HOUSE_TOKEN"])
+def test_secrets_are_masked(monkeypatch: pytest.MonkeyPatch, secret: str, variable: str) -> None:
+    monkeypatch.setenv(variable, "my-own-house-key-format")
     hidden = masked(f"Incorrect key: {secret} was given")
     assert not any(part in hidden for part in (secret, "hunter22", "123DEF", "own-house"))
     assert "was given" in hidden

@@ -1,5 +1,6 @@
 """Turns whatever a provider's client raises into one sentence of ours, without secrets in it."""
 
+import contextlib
 import os
 import re
 import time
@@ -9,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from zsei.errors import LLMAuth, LLMError, LLMRefused, LLMTimeout, LLMTooLong, LLMTransport
 
 _SECRET_NAME = re.compile(
-    r"(API_?KEY|ACCESS_?KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)", re.IGNORECASE
+    r"(API_?KEY|ACCESS_?KEY|_KEY$|TOKEN|SECRET|PASSWORD|CREDENTIALS)", re.IGNORECASE
 )
 _SECRET_SHAPE = re.compile(
     r"\b(?:(?:sk|pk|gsk|xai|hf|key|ghp)[-_]|AIza|AKIA)[-_A-Za-z0-9*.]{6,}"
@@ -161,16 +162,15 @@ def _own_words(error: Exception) -> str:
 
 
 def _retry_after(error: Exception) -> float | None:
-    """Seconds of a Retry-After header, given as seconds or as a date."""
+    """Seconds of a Retry-After header, given as seconds or as a date, or of `retry-after-ms`."""
     headers = getattr(error, "litellm_response_headers", None)
     if headers is None:
         headers = getattr(getattr(error, "response", None), "headers", None) or {}
     value = str(headers.get("retry-after", "")).strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    for number, unit in ((headers.get("retry-after-ms"), 1e-3), (value, 1.0)):
+        with contextlib.suppress(ValueError):
+            return max(0.0, float(number or "") * unit)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

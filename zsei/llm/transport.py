@@ -51,6 +51,7 @@ class LiteLLM:
         self._litellm = _litellm()
         self._provider, self._base = _resolve(self._litellm, model)
         self._client: Any = None
+        self._refused: list[str] = []
         self.identity = f"{model}@{self._base or ''}"
         """What answers belong to: the same name elsewhere may be another model."""
         own = self._provider == "openai" and self._base is not None
@@ -68,7 +69,7 @@ class LiteLLM:
             LLMTransport: Any other failure, after at most `settings.retries` retries.
         """
         self._refuse_if_banned()
-        sent = _Sent()
+        sent = _Sent(without=list(self._refused))
         outcome: RawAnswer | LLMError
         try:
             outcome = run_within(self._converse(request, sent), request.seconds)
@@ -100,6 +101,7 @@ class LiteLLM:
             sent.lost -= not reply.lost
             if reply.without is not None and reply.without not in sent.without:
                 sent.without.append(reply.without)
+                self._refused = list(sent.without)  # the next question need not try again
                 continue
             if not reply.retry or retries >= most:
                 return reply.error
