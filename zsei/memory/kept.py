@@ -66,16 +66,30 @@ def opened(key: Key, make: Callable[[], Any], name: str, configuration: Any) -> 
     return _HELD.collection
 
 
+def delete_collection(name: str) -> None:
+    """Delete a collection by the client that is open."""
+    _HELD.client.delete_collection(name)
+
+
 def close() -> None:
     """Let the client go, whatever state it is in."""
     client, _HELD.client, _HELD.collection, _HELD.key = _HELD.client, None, None, None
     if client is not None:
         try:
+            for session in sessions(client):  # Chroma leaves them open
+                session.close()
             client.close()
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException:  # a panic in Chroma's Rust core is no Exception; it is gone anyway
             return
+
+
+def sessions(client: Any) -> list[Any]:
+    """The HTTP sessions behind a client of a server, its own and its admin's; none of a folder."""
+    holders = (client, getattr(client, "_admin_client", None))
+    found = [getattr(getattr(each, "_server", None), "_session", None) for each in holders]
+    return [session for session in found if session is not None]
 
 
 def is_away(url: str) -> bool:
