@@ -1,6 +1,7 @@
 """An OpenAI-compatible server on the loopback address that misbehaves as the model's name says."""
 
 import contextlib
+import gzip
 import json
 import socket
 import threading
@@ -313,6 +314,8 @@ SCENARIOS: dict[str, Callable[..., None]] = {
     "deep": _says("[" * 100_000),
     "open-fences": _says("```" + "\n" * 200_000),
     "injected": _says(_INJECTED),
+    "long": _says({**GOOD, "note": "x" * 1_500_000}),
+    "gzip-bomb": _fails(200, gzip.compress(b" " * 50_000_000), Content_Encoding="gzip"),
     "huge": _says({**GOOD, "note": "x" * 20_000_000}),
     "truncated-once": _truncated_once,
 }  # fmt: skip

@@ -27,6 +27,7 @@ OPTIONAL = {
 }
 """What a request can do without, and the words in which a provider refuses it. The limit on tokens
 never goes: newer models want it under another name, which their refusal mentions."""
+_NOT_READ = ("ReplyTooLong",)
 _NOT_REACHED = ("ConnectError", "ConnectTimeout", "ClientConnectorError", "gaierror")
 """Exceptions of several clients that say that nothing was sent."""
 _TOO_LONG = ("contextwindowexceeded", "context_length_exceeded", "maximum context length")
@@ -60,9 +61,25 @@ def explain(error: Exception, model: str, key_name: str = "") -> Failure:
         model: Name of the model, for the sentence.
         key_name: The environment variable that the provider's key usually stands in.
     """
-    status = getattr(error, "status_code", None)
-    said, lowered = masked(_own_words(error)), str(error).lower()
-    if _never_reached(error):
+    status, said = getattr(error, "status_code", None), masked(_own_words(error))
+    named = _on_the_way(error, model, status) or _refusal(error, model, status, said, key_name)
+    if named is not None:
+        return named
+    broken = status is None or status >= 500
+    retry = broken or status in (409, 425, 429)
+    wait = _retry_after(error) if retry else None
+    return Failure(_transport(model, status, said), retry=retry, wait=wait, lost=broken)
+
+
+def _on_the_way(error: Exception, model: str, status: int | None) -> Failure | None:
+    """What went wrong before there was an answer, or within it."""
+    if _comes_from(error, _NOT_READ):
+        flood = LLMTransport(
+            f"{model} must give an answer of sensible length and not packed, but the server sends "
+            "more than that; check that its address is a language model's."
+        )
+        return Failure(flood, lost=True)
+    if _comes_from(error, _NOT_REACHED):
         away = LLMTransport(
             f"{model} must be reachable, but no connection could be made; check the network, and "
             "the server's address if it is one of your own."
@@ -74,54 +91,65 @@ def explain(error: Exception, model: str, key_name: str = "") -> Failure:
             "ZSEI_LLM_CALL__ATTEMPT_SECONDS."
         )
         return Failure(slow, retry=True, lost=True)
+    return None
+
+
+def _refusal(
+    error: Exception, model: str, status: int | None, said: str, key_name: str
+) -> Failure | None:
+    """What the provider will refuse again, however often it is asked."""
     if status in (401, 403):
-        refused = LLMAuth(
-            f"{model} needs valid credentials, but the provider refused them ({status}: {said}); "
-            f"set the provider's key{f', usually in {key_name}' if key_name else ''}."
+        usual = f", usually in {key_name}" if key_name else ""
+        return Failure(
+            LLMAuth(
+                f"{model} needs valid credentials, but the provider refused them ({status}: "
+                f"{said}); set the provider's key{usual}."
+            )
         )
-        return Failure(refused)
     if status == 404:
-        unknown = LLMTransport(
-            f"{model} must exist, but the provider knows no such model or address ({status}: "
-            f"{said}); check the name after the slash."
+        return Failure(
+            LLMTransport(
+                f"{model} must exist, but the provider knows no such model or address ({status}: "
+                f"{said}); check the name after the slash."
+            )
         )
-        return Failure(unknown)
     if status is not None and 300 <= status < 400:
-        elsewhere = LLMTransport(
-            f"{model} must answer where it is asked, but the server points elsewhere ({status}), "
-            "which is not followed; set its final address."
+        return Failure(
+            LLMTransport(
+                f"{model} must answer where it is asked, but the server points elsewhere "
+                f"({status}), which is not followed; set its final address."
+            )
         )
-        return Failure(elsewhere)
     if _says(error, _POLICY):
-        declined = LLMRefused(
-            f"{model} must answer, but the provider's content policy stopped it; ask another model."
+        return Failure(
+            LLMRefused(
+                f"{model} must answer, but the provider's content policy stopped it; ask another "
+                "model."
+            )
         )
-        return Failure(declined)
     if _says(error, _TOO_LONG):
-        long = LLMTooLong(
-            f"{model} must be able to read the whole question, but it is too long for it; give the "
-            "agent less evidence in its card, or ask a model with a longer context."
+        return Failure(
+            LLMTooLong(
+                f"{model} must be able to read the whole question, but it is too long for it; give "
+                "the agent less evidence in its card, or ask a model with a longer context."
+            )
         )
-        return Failure(long)
-    if status in (400, 422):
-        for name, words in OPTIONAL.items():
-            if any(word in lowered for word in words):
-                return Failure(_transport(model, status, said), without=name)
     if _says(error, _QUOTA):
         return Failure(_transport(model, status, said))
-    broken = status is None or status >= 500
-    retry = broken or status in (409, 425, 429)
-    wait = _retry_after(error) if retry else None
-    return Failure(_transport(model, status, said), retry=retry, wait=wait, lost=broken)
+    if status in (400, 422):
+        for name, words in OPTIONAL.items():
+            if _says(error, words):
+                return Failure(_transport(model, status, said), without=name)
+    return None
 
 
-def _never_reached(error: BaseException) -> bool:
-    """Whether the client says, somewhere down its chain of causes, that it could not connect."""
+def _comes_from(error: BaseException, names: tuple[str, ...]) -> bool:
+    """Whether an exception of one of these names stands somewhere down the chain of causes."""
     cause: BaseException | None = error
     for _ in range(20):
         if cause is None:
             return False
-        if any(kind.__name__ in _NOT_REACHED for kind in type(cause).__mro__):
+        if any(kind.__name__ in names for kind in type(cause).__mro__):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zsei.errors import LLMError, LLMTimeout, LLMTransport, UsageError
+from zsei.llm.client import client_for
 from zsei.llm.failures import Failure, explain, masked
 from zsei.llm.prices import listed_price
 from zsei.llm.types import TEMPERATURE, LLMRequest, RawAnswer
@@ -151,23 +152,10 @@ class LiteLLM:
         if self._provider != "openai":
             return {"api_base": self._base}
         if self._client is None:
-            # Neither litellm nor its own client has an option against following redirects.
-            from httpx import Limits
-            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-            key = os.environ.get("OPENAI_API_KEY")
-            if not key and _is_loopback(self._base):
+            local, key = _is_loopback(self._base), os.environ.get("OPENAI_API_KEY")
+            if not key and local:
                 key = "none"  # a server on this machine asks for none, but the client insists
-            self._client = AsyncOpenAI(
-                base_url=self._base,
-                api_key=key,
-                max_retries=0,
-                http_client=DefaultAsyncHttpxClient(
-                    follow_redirects=False,
-                    trust_env=not _is_loopback(self._base),  # no proxy to this very machine
-                    limits=Limits(max_keepalive_connections=0),  # nobody closes what is kept
-                ),
-            )
+            self._client = client_for(self._base, key, local=local)
         return {"client": self._client}
 
     def _refuse_if_banned(self) -> None:
