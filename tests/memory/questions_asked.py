@@ -178,7 +178,7 @@ def _of_analyses(w: World) -> Asked:
          _rows(w.of("electra-small"))),
         ("which runs do we have of mistral?", _rows(w.of("mistral-mini"))),
         ("what was analysed on christmas day 2019?", REFUSE),
-        ("which models did we analyse in December 2024?", REFUSE),
+        ("which models did we analyse in January 2026?", _listed(w, "2026-01-01", "2026-02-01")),
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from questions_world import World
 
 from zsei.records import AnalysisRecord, Answer
 
-_SOURCE = re.compile(r"\[([0-9a-f]{12})(?:, (f-[0-9a-f]{12}))?\]")
+_SOURCE = re.compile(r"\[(r-[0-9a-f]{12})(?:, (f-[0-9a-f]{12}))?\]")
 
 
 def faults(question: Question, answer: Answer, world: World) -> list[str]:

@@ -147,7 +147,7 @@ def _analysis(
     ordered = sorted(effects, key=lambda name: -effects[name])
     body = {"model": model, "day": day}
     return AnalysisRecord(
-        id=digest(body),
+        id=f"r-{digest(body)}",
         provenance=Provenance(
             zsei="0.1.0", model=model, model_class=f"{family.title().replace('_', '')}Model",
             family=family, model_hash=digest(model) * 5, parameters=rng.randrange(10**5, 10**7),

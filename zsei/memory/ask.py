@@ -32,7 +32,7 @@ from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
 from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
 from zsei.memory.thread import Thread, completed, followed
-from zsei.memory.vocabulary import Vocabulary, load
+from zsei.memory.vocabulary import Known, Vocabulary, generation, load
 from zsei.records import Answer
 from zsei.resources import load_cards
 from zsei.settings import Settings
@@ -102,9 +102,7 @@ def ask_in(
     if not any(letter.isalnum() for letter in question):
         raise UsageError("A question needs words; for example: which heads matter most?")
     pages = tuple(knowledge)
-    memory.learn(pages)
-    with memory.reading() as db:
-        vocabulary = load(db, pages)
+    vocabulary = _known(memory, pages)
     if line is not None and cards is None:
         cards = load_cards(Settings.model_construct(cards=None))
     reading = read(question, vocabulary, today or datetime.now(UTC).date())
@@ -144,6 +142,19 @@ def ask_in(
         filters=chosen.filters() if chosen is not None else {},
     )
     return answer, followed(thread, reading, answer)
+
+
+def _known(memory: Memory, pages: tuple[Card, ...]) -> Vocabulary:
+    """The names that questions may use; read again only when memory or the cards have changed."""
+    with memory.reading() as db:
+        now, known = generation(db), memory.known
+    if known is not None and (known.generation, known.pages) == (now, pages):
+        return known.vocabulary
+    memory.learn(pages)
+    with memory.reading() as db:
+        now, vocabulary = generation(db), load(db, pages)
+    memory.known = Known(generation=now, pages=pages, vocabulary=vocabulary)
+    return vocabulary
 
 
 def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None, Draft | None]:
@@ -244,7 +255,8 @@ def _remarks(
         words = ", ".join(repr(word) for word in reading.leftovers)
         remarks.append(f"Not taken into account: {words}.")
     used = {citation.run for citation in draft.citations}
-    all_looked_at = chosen.subject == "runs" and chosen.operation is not None
+    by_id = bool(chosen.proposals or chosen.findings)
+    all_looked_at = by_id or (chosen.subject == "runs" and chosen.operation is not None)
     newest = not fitting.whole and not all_looked_at
     if draft.rows and newest and len(used) == 1 and len(fitting.runs) > 1:
         remarks.append(

@@ -45,7 +45,8 @@ def paths(
     for match in list(re.finditer(r"[\w~-]*\w(?:[./:#\\]+[\w-]*\w)+|[\w-]+", text.rest)):
         written = match[0]
         joined = re.search(r"[./:#\\]", written) is not None
-        word = not joined and (vocabulary.named(written) or not content_words(written))
+        number = written.isdigit()  # a layer of `Sequential` is called "0", a place is "layer 0"
+        word = not joined and (number or vocabulary.named(written) or not content_words(written))
         matches = () if word else vocabulary.matching_components(written)
         if not joined and matches and matches[0].lower() != written:
             continue  # a single word must be the whole id

@@ -131,11 +131,12 @@ def _codes(reading: Reading, vocabulary: Vocabulary) -> tuple[str, ...]:
     wanted = {REDUNDANT_OF_KIND.get(kind) for kind in reading.named("kind")} & set(codes)
     if len(codes) > 1 and wanted:
         codes = tuple(code for code in codes if code in wanted)
-    if "dead_units" in reading.named("metric"):  # both a number and a finding
+    both = {name.replace("_", "-") for name in reading.named("metric")} & set(codes)
+    if both:  # such as dead units: a number, and a finding
         wishes = {"max", "min", "mean", "sum", "count", "compare"} & reading.wishes
         number = reading.components or reading.layers or wishes or reading.condition
-        if number or "dead-units" not in vocabulary.codes:
-            codes = tuple(code for code in codes if code != "dead-units")
+        missing = both - set(vocabulary.codes)
+        codes = tuple(code for code in codes if code not in (both if number else missing))
     return codes
 
 
@@ -146,10 +147,10 @@ def _operation(reading: Reading, vocabulary: Vocabulary) -> Operation | None:
     if "count" in reading.wishes and not how_much:
         return "count"
     operations: tuple[Operation, ...] = ("mean", "sum", "max", "min")
-    named = next((operation for operation in operations if operation in reading.wishes), None)
+    found = next((operation for operation in operations if operation in reading.wishes), None)
     inside = reading.components or reading.layers or reading.heads or reading.edges
     added = "count" in reading.wishes and set(reading.named("metric")) & _COUNTED
-    return "sum" if named is None and added and not inside else named
+    return "sum" if found is None and added and not inside else found
 
 
 def _subject(reading: Reading, base: QueryPlan, vocabulary: Vocabulary) -> Subject | None:
@@ -157,7 +158,8 @@ def _subject(reading: Reading, base: QueryPlan, vocabulary: Vocabulary) -> Subje
     wishes = reading.wishes
     gate = bool({"judged", "proposed", "combined"} & wishes)
     ranked = bool({"important", "unimportant"} & wishes)
-    found = bool(base.codes) and (not base.metrics or base.metrics == ("dead_units",))
+    others = {name.replace("_", "-") for name in base.metrics} - set(base.codes)
+    found = bool(base.codes) and not others
     judged, seen = _elsewhere(gate, base, vocabulary)
     rules: tuple[tuple[bool, Subject], ...] = (
         ("similar" in wishes and "compare" not in wishes, "similar"),

@@ -29,6 +29,7 @@ from zsei.memory.schema import (
     prepare,
     transaction,
 )
+from zsei.memory.vocabulary import Known
 from zsei.records import AnalysisRecord, Record
 from zsei.settings import Settings
 
@@ -103,6 +104,8 @@ class Memory:
         self.embedder: Embedder = embedder or SentenceEmbedder(embedder_path)
         self.matrix: Matrix | None = None
         """What `matrix.load` holds between questions."""
+        self.known: Known | None = None
+        """What `ask` knows of names between questions."""
         prepare(self.path)
 
     @contextmanager

@@ -84,10 +84,9 @@ class Vocabulary:
             ("strategy", self.strategies),
             ("ignored", _PARTS - set(self.models)),
         )
-        titles = {
-            name: [title for known, title in self.titles if known == name]
-            for name, _ in self.titles
-        }
+        titles: dict[str, list[str]] = {}
+        for name, title in self.titles:
+            titles.setdefault(name, []).append(title)
         for slot, names in own:
             for name in sorted(names):
                 yield name, slot, name
@@ -124,6 +123,24 @@ class Vocabulary:
                     yield wording, "strategy", strategy
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A vocabulary, and what it was read from: it holds until one of these moves on."""
+
+    generation: str
+    pages: tuple[Card, ...]
+    vocabulary: Vocabulary
+
+
+def generation(db: sqlite3.Connection) -> str:
+    """Changes with every analysis, passage or vector that is added or taken away."""
+    row = db.execute(
+        "SELECT (SELECT value FROM state WHERE key = 'generation') AS moved, "
+        "(SELECT COUNT(*) FROM runs) AS count, (SELECT MAX(sequence) FROM runs) AS last"
+    ).fetchone()
+    return f"{row['moved']}/{row['count']}/{row['last']}"
+
+
 def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
     """Read the vocabulary of a store; titles of cards are wordings for what they explain."""
     runs = db.execute(
@@ -136,9 +153,9 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
         for label in _labels(row):
             models.setdefault(label, []).append(row["id"])
     joined = {re.sub(r"[\W_]", "", label): named for label, named in models.items()}
+    parts = {part for component in components for part in component.lower().split(".")}
     for label in (*words.FAMILIES, *sorted(words.KNOWN_FAMILIES)):
-        part = any(label in component.lower().split(".") for component in components)
-        if not part:  # "the encoder" of an encoder-decoder is a part, not a kind of model
+        if label not in parts:  # "the encoder" of an encoder-decoder is a part, not a kind of model
             # gpt-2 and gpt2 are one family
             models.setdefault(label, joined.get(re.sub(r"[\W_]", "", label), []))
     layers = db.execute("SELECT DISTINCT layer FROM components WHERE layer >= 0 ORDER BY 1")
@@ -149,7 +166,7 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
         names=tuple(dict.fromkeys(row["model"] for row in runs)),
         components=components,
         layers=tuple(row["layer"] for row in layers),
-        kinds=_column(db, "SELECT kind FROM components UNION SELECT kind FROM rankings ORDER BY 1"),
+        kinds=tuple(kind for kind in _column(db, _KINDS) if kind not in words.ANYTHING),
         metrics=_column(db, "SELECT DISTINCT name FROM measurements ORDER BY 1"),
         judged=_column(db, "SELECT DISTINCT name FROM verdict_numbers ORDER BY 1"),
         evidence=_column(
@@ -163,6 +180,9 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
         findings=_column(db, "SELECT DISTINCT id FROM findings ORDER BY 1"),
         titles=tuple((name, title) for name, title, _ in cards),
     )
+
+
+_KINDS = "SELECT kind FROM components UNION SELECT kind FROM rankings ORDER BY 1"
 
 
 def plain(wording: str) -> str:

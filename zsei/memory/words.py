@@ -18,6 +18,9 @@ KINDS = {
     "neuron": "neuron", "channel": "channel", "lstm layer": "recurrent", "recurrent": "recurrent",
 }  # fmt: skip
 
+ANYTHING = ("component", "unit")
+"""Kinds of ranking that are no kind of component: the words mean whatever there is."""
+
 METRICS = {
     "mean_abs": ("mean absolute activation", "mean activation", "activation size"),
     "rms": ("root mean square", "rms activation"),
