@@ -218,9 +218,7 @@ DELETING = (
 
 def at_random(survivor: Survivor, count: int, rng: random.Random) -> None:
     for number in range(count):
-        kill = Kill(
-            at="zsei.memory.store:prepare", when="during", seconds=rng.uniform(0.001, 0.35)
-        )
+        kill = Kill(at="zsei.memory.store:prepare", when="during", seconds=rng.uniform(0.001, 0.35))
         survivor.dies([survivor.new(large=number % 4 == 0), *SEARCH], kill)
 
 
@@ -250,6 +248,11 @@ def test_a_hundred_kills(survivor: Survivor, tmp_path: Path) -> None:
     carried(survivor, tmp_path, [1, 5, 20])
     deleted(survivor, list(DELETING))
     at_random(survivor, 30, rng)
+
+
+def test_a_child_of_a_process_that_uses_chroma_answers(home: Path, nursery: Nursery) -> None:
+    said, code = nursery.run(home, [("add", "1"), ("fork", "")], Kill(at=""))
+    assert (said, code) == (["added run-1", "fork"], 0)
 
 
 def test_a_record_that_was_seen_is_what_was_written() -> None:
