@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from zsei.analyzers.checks import target_of, targets_of
-from zsei.analyzers.effects import joint_effect, measured_effects, measurement
+from zsei.analyzers.effects import measurement
+from zsei.analyzers.shares import additive
 from zsei.chat.records import Action, Ran, Row
 from zsei.chat.reopen import Reopened
 from zsei.chat.similarity import similarities
@@ -15,6 +16,7 @@ from zsei.gate.rounds import try_proposal
 from zsei.importance.effects import effect_measurements
 from zsei.records import Measurement, Proposal
 from zsei.strategies.candidates import explicit
+from zsei.subject.objective import Objective
 from zsei.surgery.weights import Weights
 from zsei.trace.ablation import Target, ablate, ablate_together
 
@@ -66,13 +68,16 @@ def _ablated(action: Action, reopened: Reopened, progress: Callable[[float], Non
         replacement=action.replacement, seed=seed,
     )  # fmt: skip
     rows.append(Row(components=action.components, measurement=_effect(action, moved, reopened)))
-    if action.replacement == analysis.settings.replacement:
-        joint = joint_effect(analysis, together)
-        alone = torch.stack(measured_effects(analysis, single)).sum(0)
-        note = f"effect of all at once less the sum of each, {action.replacement} ablation"
-        interaction = measurement(analysis, "interaction", joint - alone, note)
-        rows.append(Row(components=action.components, measurement=interaction))
+    alone = torch.stack([_additive(effect.divergence, objective) for effect in effects]).sum(0)
+    note = f"effect of all at once less the sum of each, {action.replacement} ablation"
+    interaction = measurement(analysis, "interaction", _additive(moved, objective) - alone, note)
+    rows.append(Row(components=action.components, measurement=interaction))
     return rows
+
+
+def _additive(divergence: Tensor, objective: Objective) -> Tensor:
+    """Effects per sample on the scale on which those of independent parts add up."""
+    return torch.as_tensor(additive(objective, divergence.double()))
 
 
 def _target(action: Action, name: str, reopened: Reopened) -> Target:

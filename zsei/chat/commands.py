@@ -54,7 +54,7 @@ class Command:
 
 def read_command(line: str) -> Command:
     """The word of control a line is; "question" for everything else."""
-    plain = line.strip().rstrip(".!").lower() or "?"
+    plain = line.strip().rstrip(".!").lower()
     if plain in _WORDS:
         return Command(word=_WORDS[plain])
     use = _USE.match(line.strip())
@@ -161,7 +161,7 @@ def _gated(
     strategy = next((name for name in strategies if name in lower), None) or next(
         (name for words, name in _STRATEGIES if re.search(rf"\b{words}", lower)), None
     )
-    components = components_in(line, record, shown)
+    components = components_in(_PERCENT.sub(" ", line), record, shown)
     if not components or strategy is None or strategy not in strategies:
         if lower.split()[0] != "gate":
             return None

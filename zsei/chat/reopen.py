@@ -106,7 +106,7 @@ def estimate(
     """About how many forward passes an action takes.
 
     Formula, B calibration and H held-out batches, T batches of exact ablation, k components, p
-    probes: opening B (2 + 2 p); ablating T (1 + k), and 3 T more for several at once; comparing
+    probes: opening B (2 + 2 p); ablating T (1 + k), and 2 T more for several at once; comparing
     as ablating, and T more; the gate 2 H + 6 for the original and as many for the copy.
     """
     conditions = record.conditions
@@ -118,7 +118,7 @@ def estimate(
     if action.kind == "gate":
         own = 2 * (2 * -(-conditions.held_out_samples // size) + 6)
     else:
-        own = truth * (1 + count) + (3 * truth if count > 1 else 0)
+        own = truth * (1 + count) + (2 * truth if count > 1 else 0)
         own += truth if action.kind == "compare" else 0
     return Estimate(forwards=own + opening, opening=opening, batch=size)
 

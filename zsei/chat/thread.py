@@ -162,7 +162,10 @@ def _answered(desk: Desk, state: Conversation, line: str) -> tuple[Conversation,
             found = _chosen(desk, state, record, line)
             if found is not None:
                 return found
-    answer, thread = ask_in(state.thread, line, desk.memory, desk.line, cards_of(desk.cards))
+    cards = desk.cards
+    answer, thread = ask_in(
+        state.thread, line, desk.memory, desk.line, cards_of(cards), cards=cards
+    )
     cited = dict.fromkeys(c.run for c in answer.citations if c.run != "knowledge")
     named = [row.get("component") for row in answer.rows]
     shown = tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
