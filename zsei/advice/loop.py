@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from zsei.advice.advise import Advice, propose
+from zsei.advice.advise import Advice, criticise, propose
 from zsei.advice.rules import VOICE
 from zsei.cards import Cards
 from zsei.gate.result import Outcome
@@ -37,16 +37,18 @@ def take_turns(
         record: What was measured and said; nothing is judged in it yet.
         possible: Candidates that the program can carry out.
         bench: Where they are tried.
-        cards: Agents of the stage "propose" choose; their texts are kept.
+        cards: Agents of the stage "propose" choose; those of the stage "criticise" object to what
+            a language model chose, which puts it behind the rest of its turn.
         line: Whom to ask; None leaves it with the rules.
         progress: Called with the share done.
 
     Returns:
-        The record with interpretations, failures and one `Round` per turn, and the outcome of all
-        trials. Proposals and verdicts are in the outcome only.
+        The record with interpretations, objections, failures and one `Round` per turn, and the
+        outcome of all trials. Proposals and verdicts are in the outcome only.
     """
     outcome, settings = Outcome(), bench.settings
-    turns = 1 + (settings.strategist_rounds if line is not None and possible else 0)
+    asks = line is not None and possible and settings.max_proposals and not bench.closed
+    turns = 1 + (settings.strategist_rounds if asks else 0)
 
     def turn(record: AnalysisRecord, told: Advice, voice: str) -> AnalysisRecord:
         record = with_words(record, told)
@@ -58,16 +60,19 @@ def take_turns(
         return _with_round(record, told.interpretations, tried, outcome, voice)
 
     told = propose(record, possible, cards, settings)
-    record = turn(record, replace(told, proposals=_new(told.proposals, outcome, bench)), VOICE)
+    told = replace(told, proposals=_new(told.proposals, outcome, bench))
+    held = criticise(with_words(record, told), told.proposals, cards)
+    record = turn(record, replace(told, objections=held.objections), VOICE)
     for _ in range(turns - 1):
-        if line is None or bench.closed or bench.out_of_time():
+        if line is None or bench.out_of_time():
             break
         calls = len(line.log)
         told = _own(propose(seen(record, outcome), possible, cards, settings, line))
         if len(line.log) == calls and len(record.rounds) > 1:
             break  # nobody could be asked any more: the end of the budget, not a failure
         told = replace(told, proposals=_new(told.proposals, outcome, bench))
-        record = turn(record, told, line.voice)
+        told = _criticised(told, seen(with_words(record, told), outcome), cards, line)
+        record = turn(record, replace(told, proposals=_last(told.proposals, outcome)), line.voice)
         if not told.proposals:
             break
     progress(1.0)
@@ -97,25 +102,47 @@ def _own(told: Advice) -> Advice:
 
 
 def _new(proposals: Sequence[Proposal], outcome: Outcome, bench: Bench) -> tuple[Proposal, ...]:
-    """Those that were not tried yet, each once and with its units named; later ones come after
-    earlier ones.
-    """
-    first = 1 + max((proposal.priority for proposal in outcome.proposals), default=-1)
+    """Those that were not tried yet, each once and with its units named."""
     found: dict[str, Proposal] = {}
     for proposal in proposals:
         settled = explicit(bench.subject, bench.scores, proposal)
-        if settled.id not in outcome.trials and settled.id not in found:
-            place = first + len(found)
-            found[settled.id] = settled.model_copy(update={"priority": place})
+        if settled.id not in outcome.trials:
+            found.setdefault(settled.id, settled)
     return tuple(found.values())
 
 
+def _last(proposals: Sequence[Proposal], outcome: Outcome) -> tuple[Proposal, ...]:
+    """The same with priorities behind those of all that was tried."""
+    first = 1 + max((proposal.priority for proposal in outcome.proposals), default=-1)
+    return tuple(
+        proposal.model_copy(update={"priority": first + place})
+        for place, proposal in enumerate(proposals)
+    )
+
+
+def _criticised(told: Advice, record: AnalysisRecord, cards: Cards, line: Line) -> Advice:
+    """What was said and proposed, in the order of the critics and with their objections.
+
+    Where they could not be asked any more, what they would have said is missing and no failure.
+    """
+    calls = len(line.log)
+    held = criticise(record, told.proposals, cards, line)
+    return replace(
+        told,
+        interpretations=(*told.interpretations, *held.interpretations),
+        objections=held.objections,
+        proposals=held.proposals,
+        failures=(*told.failures, *(held.failures if len(line.log) > calls else ())),
+    )
+
+
 def with_words(record: AnalysisRecord, told: Advice) -> AnalysisRecord:
-    """The record with what was said, each once, and what failed."""
+    """The record with what was said and objected, each once, and what failed."""
     said = {i.id: i for i in (*record.interpretations, *told.interpretations)}
     return record.model_copy(
         update={
             "interpretations": tuple(said.values()),
+            "objections": tuple(dict.fromkeys((*record.objections, *told.objections))),
             "failures": tuple(dict.fromkeys((*record.failures, *told.failures))),
         }
     )
