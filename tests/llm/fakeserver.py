@@ -312,7 +312,7 @@ SCENARIOS: dict[str, Callable[..., None]] = {
     "two-objects": _says(json.dumps(GOOD) + "\n" + json.dumps(GOOD)),
     "list": _says([GOOD]),
     "deep": _says("[" * 100_000),
-    "open-fences": _says("```" + "\n" * 200_000),
+    "open-fences": _says("```" + "\n" * 200_000 + "and no end"),
     "injected": _says(_INJECTED),
     "long": _says({**GOOD, "note": "x" * 1_500_000}),
     "gzip-bomb": _fails(200, gzip.compress(b" " * 50_000_000), Content_Encoding="gzip"),
