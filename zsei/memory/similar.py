@@ -56,8 +56,8 @@ def similar_runs(memory: Memory, run: str, limit: int = 5) -> tuple[Similar, ...
     findings: cosine of the severities summed by code. structure: cosine of log(1 + count) by kind
     of component, times the ratio of the depths. profile: how the metrics both have measured run
     from the first layer to the last, as the mean over metrics of (1 + Pearson r) / 2; a metric that
-    does not vary has no shape and is left out. An analysis that lacks one of the three is compared
-    by the others.
+    does not vary has no shape and is left out. Where no metric is left the score is 0.5, as of
+    profiles that have nothing to do with each other.
 
     Args:
         memory: Where to look.
@@ -75,7 +75,7 @@ def similar_runs(memory: Memory, run: str, limit: int = 5) -> tuple[Similar, ...
         Similar(
             run=name,
             model=traits[name].model,
-            score=sum(alike.score for alike in reasons) / len(reasons) if reasons else 0.0,
+            score=sum(alike.score for alike in reasons) / len(reasons),
             reasons=reasons,
         )
         for name in known
@@ -117,23 +117,23 @@ def _traits(db: sqlite3.Connection, run: str) -> _Traits:
 
 
 def _reasons(base: _Traits, other: _Traits) -> tuple[Alike, ...]:
-    reasons = []
-    if base.findings and other.findings:
-        reasons.append(_by_findings(base, other))
-    if base.kinds and other.kinds:
-        reasons.append(_by_structure(base, other))
+    return _by_findings(base, other), _by_structure(base, other), _by_profile(base, other)
+
+
+def _by_profile(base: _Traits, other: _Traits) -> Alike:
     shapes = {
         name: r
         for name in sorted(base.profiles.keys() & other.profiles.keys())
         if (r := correlation(base.profiles[name], other.profiles[name])) is not None
     }
-    if shapes:
-        score = sum((1 + r) / 2 for r in shapes.values()) / len(shapes)
-        best = sorted(shapes, key=lambda name: (-shapes[name], name))[:3]
-        told = ", ".join(f"{name} (r {shapes[name]:.2f})" for name in best)
-        why = f"{len(shapes)} metrics run along the layers; most alike: {told}"
-        reasons.append(Alike(by="profile", score=score, why=why))
-    return tuple(reasons)
+    if not shapes:
+        why = "no metric of both runs along three or more layers"
+        return Alike(by="profile", score=0.5, why=why)
+    score = sum((1 + r) / 2 for r in shapes.values()) / len(shapes)
+    best = sorted(shapes, key=lambda name: (-shapes[name], name))[:3]
+    told = ", ".join(f"{name} (r {shapes[name]:.2f})" for name in best)
+    why = f"{len(shapes)} metrics run along the layers of both; most alike: {told}"
+    return Alike(by="profile", score=score, why=why)
 
 
 def _by_findings(base: _Traits, other: _Traits) -> Alike:
@@ -141,6 +141,8 @@ def _by_findings(base: _Traits, other: _Traits) -> Alike:
     apart = len(base.findings.keys() ^ other.findings.keys())
     why = f"both have {', '.join(shared)}" if shared else "no finding in common"
     why += f"; {apart} kinds of finding stand on one side only" if apart else ""
+    if not (base.findings or other.findings):
+        return Alike(by="findings", score=1.0, why="neither has a finding")
     return Alike(by="findings", score=_cosine(base.findings, other.findings), why=why)
 
 
