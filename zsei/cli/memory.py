@@ -47,7 +47,7 @@ def _show(health: "Health", screen: "Console") -> None:
 
     fine = [run for run in health.runs if not run.problem]
     wrong = [run for run in health.runs if run.problem]
-    plain.line(screen, f"{health.path}: {len(fine)} of {len(health.runs)} analyses are whole.")
+    plain.paragraph(screen, f"{health.path}: {len(fine)} of {len(health.runs)} analyses are whole.")
     for problem in health.problems:
         plain.paragraph(screen, problem)
     for run in wrong:
@@ -84,7 +84,7 @@ def rebuild(
             screen = console(stdout)
             told = f"{done.runs} analyses made again, {done.passages} passages, "
             told += f"{done.embedded} embedded anew, {done.indexed} in the index."
-            plain.line(screen, told)
+            plain.paragraph(screen, told)
             for note in done.notes:
                 plain.paragraph(screen, note)
         return MemoryDamaged.exit_code if done.damaged else codes.DONE
@@ -143,7 +143,7 @@ def import_(
         else:
             screen = console(stdout)
             told = f"{len(done.added)} analyses added, {len(done.kept)} were there before."
-            plain.line(screen, told)
+            plain.paragraph(screen, told)
             if done.different:
                 plain.paragraph(
                     screen,
