@@ -16,7 +16,7 @@ from zsei.resources import data_root, load_cards
 from zsei.settings import Settings
 
 AGENT = """---
-name: critic
+name: doubter
 version: 1
 purpose: Doubt what was said.
 stage: interpret
@@ -67,8 +67,10 @@ def shipped() -> Cards:
 
 
 def test_what_ships(shipped: Cards) -> None:
-    assert {"flow", "strategist"} <= set(shipped.agents)
-    assert {card.stage for card in shipped.agents.values()} >= {"interpret", "propose", "converse"}
+    stages = {name: card.stage for name, card in shipped.agents.items()}
+    readers = ("architecture", "flow", "gradients", "integration", "redundancy")
+    assert {stages[name] for name in readers} == {"interpret"}
+    assert (stages["strategist"], stages["critic"]) == ("propose", "criticise")
     assert {"prune-heads", "prune-neurons", "prune-channels", "remove-layer"} <= set(
         shipped.strategies
     )
@@ -94,9 +96,9 @@ def test_cards_cannot_be_changed(shipped: Cards) -> None:
 
 
 def test_a_new_agent_needs_no_python(write: Callable[..., Settings], shipped: Cards) -> None:
-    cards = load_cards(write("agents/critic.md", AGENT))
-    assert set(cards.agents) == {*shipped.agents, "critic"}
-    assert cards.agents["critic"].system == "You doubt."
+    cards = load_cards(write("agents/doubter.md", AGENT))
+    assert set(cards.agents) == {*shipped.agents, "doubter"}
+    assert cards.agents["doubter"].system == "You doubt."
     assert cards.agents["flow"] == shipped.agents["flow"]
 
 
@@ -110,8 +112,8 @@ def test_a_file_of_the_same_name_overrides(write: Callable[..., Settings], shipp
 
 
 def test_line_ends_make_no_difference(write: Callable[..., Settings]) -> None:
-    first = load_cards(write("agents/critic.md", AGENT)).agents["critic"]
-    second = load_cards(write("agents/critic.md", AGENT.replace("\n", "\r\n"))).agents["critic"]
+    first = load_cards(write("agents/doubter.md", AGENT)).agents["doubter"]
+    second = load_cards(write("agents/doubter.md", AGENT.replace("\n", "\r\n"))).agents["doubter"]
     assert first == second
 
 
@@ -125,25 +127,43 @@ def test_a_prompt_is_filled_in_one_pass(write: Callable[..., Settings]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stage", "output"),
+    [("plan", "QuestionPlan"), ("answer", "Wording"), ("converse", "NextStep")],
+)
+def test_agents_of_every_stage_may_stand_in_a_card(
+    write: Callable[..., Settings], stage: str, output: str
+) -> None:
+    evidence = "[findings]" if stage == "converse" else "[question]"
+    card = AGENT.replace("stage: interpret", f"stage: {stage}").replace("Reading", output)
+    card = card.replace("[findings]", evidence)
+    assert load_cards(write("agents/doubter.md", card)).agents["doubter"].stage == stage
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("agents/critic.md", AGENT.replace("on_failure: rules", "on_failure: stop"), "on_failure"),
-        ("agents/critic.md", AGENT.replace("name: critic", "name: other"), "file's name"),
-        ("agents/critic.md", AGENT.replace("[findings]", "[secrets]"), "evidence.0"),
-        ("agents/critic.md", AGENT.replace("Reading", "os.system"), "output"),
-        ("agents/critic.md", AGENT.replace("Reading", "StrategyPlan"), "Reading"),
-        ("agents/critic.md", AGENT.replace("explain-flow", "nowhere"), "no prompt 'nowhere'"),
-        ("agents/critic.md", AGENT.replace("tokens: 500", "tokens: 0"), "budget.tokens"),
-        ("agents/critic.md", AGENT.replace("version: 1", "version: 1\ntools: [shell]"), "tools"),
-        ("agents/critic.md", AGENT.replace("version: 1", "system: x"), "'system'"),
-        ("agents/critic.md", AGENT.replace("version: 1", "hash: x"), "'hash'"),
-        ("agents/critic.md", AGENT.replace("You doubt.", "  "), "system"),
-        ("agents/critic.md", "You doubt.", "front matter"),
-        ("agents/critic.md", "---\n- a\n---\nx", "name: value"),
-        ("agents/critic.md", "---\nname: [\n---\nx", "YAML"),
-        ("agents/critic.md", "---\nname: !!python/name:os.system\n---\nx", "YAML"),
-        ("agents/critic.md", b"---\nname: \xff\n---\nx", "UTF-8"),
-        ("agents/critic.md", AGENT + "x" * 300_000, "262144 bytes"),
+        ("agents/doubter.md", AGENT.replace("on_failure: rules", "on_failure: stop"), "on_failure"),
+        ("agents/doubter.md", AGENT.replace("name: doubter", "name: other"), "file's name"),
+        ("agents/doubter.md", AGENT.replace("[findings]", "[secrets]"), "evidence.0"),
+        ("agents/doubter.md", AGENT.replace("[findings]", "[]"), "evidence"),
+        ("agents/doubter.md", AGENT.replace("version: 1", "knowledge: [nothing]"), "version"),
+        ("agents/doubter.md", AGENT.replace("on_f", "knowledge: [nil]\non_f"), "nil"),
+        ("agents/doubter.md", AGENT[:60], "front matter"),
+        ("agents/doubter.md", "", "front matter"),
+        ("agents/doubter.md", AGENT.replace("Reading", "os.system"), "output"),
+        ("agents/doubter.md", AGENT.replace("Reading", "StrategyPlan"), "Reading"),
+        ("agents/doubter.md", AGENT.replace("explain-flow", "nowhere"), "no prompt 'nowhere'"),
+        ("agents/doubter.md", AGENT.replace("tokens: 500", "tokens: 0"), "budget.tokens"),
+        ("agents/doubter.md", AGENT.replace("version: 1", "version: 1\ntools: [shell]"), "tools"),
+        ("agents/doubter.md", AGENT.replace("version: 1", "system: x"), "'system'"),
+        ("agents/doubter.md", AGENT.replace("version: 1", "hash: x"), "'hash'"),
+        ("agents/doubter.md", AGENT.replace("You doubt.", "  "), "system"),
+        ("agents/doubter.md", "You doubt.", "front matter"),
+        ("agents/doubter.md", "---\n- a\n---\nx", "name: value"),
+        ("agents/doubter.md", "---\nname: [\n---\nx", "YAML"),
+        ("agents/doubter.md", "---\nname: !!python/name:os.system\n---\nx", "YAML"),
+        ("agents/doubter.md", b"---\nname: \xff\n---\nx", "UTF-8"),
+        ("agents/doubter.md", AGENT + "x" * 300_000, "262144 bytes"),
         ("prompts/doubt.md", PROMPT.replace("[data]", "[data, purpose]"), "slots it declares"),
         ("prompts/doubt.md", PROMPT.replace("[data]", "[]"), "slots it declares"),
         ("prompts/doubt.md", PROMPT.replace("[data]", "[password]"), "inputs.0"),

@@ -1,22 +1,22 @@
 """Agents: what they are asked, what they may answer, and who stands in when they fail."""
 
 import json
-import random
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
 from advice.advice_records import HEADS, candidates, findings, record, verdict
 
-from zsei.advice import Advice, interpret, propose
+from zsei.advice import Advice, criticise, interpret, propose
 from zsei.advice.evidence import BUILDERS, data_block
 from zsei.advice.facts import Facts
+from zsei.advice.grounding import ground
+from zsei.advice.names import Reader
 from zsei.advice.schemas import OUTPUTS
 from zsei.cards import OF_QUESTIONS, OUTPUT_OF, Evidence
 from zsei.errors import LLMTimeout, UsageError
 from zsei.llm import Line, LLMRequest, ScriptedLLM
-from zsei.records import AnalysisRecord
 from zsei.resources import load_cards
 from zsei.settings import LLMSettings, Settings
 from zsei.strategies import STRATEGIES, find_strategy
@@ -34,9 +34,8 @@ def line(llm: ScriptedLLM, **limits: int) -> Line:
 
 def reading(**changes: Any) -> str:
     answer = {
-        "text": f"{MLP0} takes 31.9 % of the operations. It has 7 dead units.",
+        "text": f"{MLP0} takes {{{MLP0}:flops_share}} of the operations. It has 7 dead units.",
         "finding_ids": [FOUND[0]],
-        "claims": [{"component": MLP0, "measurement": "flops_share", "value": 0.319}],
     }
     return json.dumps({**answer, **changes})
 
@@ -45,51 +44,144 @@ def planning(**changes: Any) -> str:
     answer = {
         "text": "Heads first, since little hangs on them.",
         "choices": [
-            {"candidate": IDS["prune-heads"], "rationale": "Its predicted_loss is 0.0187."},
+            {
+                "candidate": IDS["prune-heads"],
+                "rationale": f"Its predicted_loss is {{{IDS['prune-heads']}:predicted_loss}}.",
+            },
             {"candidate": IDS["remove-layer"], "rationale": "It removes 99 % of the operations."},
         ],
         "variants": [
             {
                 "strategy": "prune-neurons",
                 "components": ["encoder.layer.1/mlp"],
-                "fraction": 0.25,
-                "rationale": "A quarter may go, for it has a flops_share of 31.8 %.",
+                "size": "a quarter",
+                "rationale": "A quarter may go.",
             }
         ],
-        "claims": [],
+    }
+    return json.dumps({**answer, **changes})
+
+
+READERS = ["architecture", "flow", "gradients", "integration", "redundancy"]
+
+
+def critique(**changes: Any) -> str:
+    answer = {
+        "text": f"{FOUND[0]} stands; the model has {{model:heads}} heads. It has 7 heads.",
+        "objections": [
+            {
+                "about": IDS["prune-neurons"],
+                "kind": "risk",
+                "text": f"{MLP0} takes {{{MLP0}:flops_share}} of the operations.",
+            },
+            {
+                "about": FOUND[1],
+                "kind": "not supported",
+                "text": "Nobody asked twelve heads.",
+            },
+        ],
     }
     return json.dumps({**answer, **changes})
 
 
 def test_an_interpretation_keeps_what_holds() -> None:
-    asked = line(ScriptedLLM([reading()], name="some/model"))
+    asked = line(ScriptedLLM(lambda request: reading(), name="some/model"))
     advice = interpret(record(), CARDS, asked)
-    (told,) = advice.interpretations
-    assert told.text == f"{MLP0} takes 31.9 % of the operations."
-    assert (told.agent, told.voice, told.struck) == ("flow", "some/model", 1)
-    assert told.finding_ids == (FOUND[0],)
-    assert [(c.stated, c.holds) for c in told.claims] == [(0.319, True), (31.9, True), (7, False)]
+    *told, trust = advice.interpretations
+    assert sorted(said.agent for said in told) == READERS
+    assert (trust.agent, trust.voice) == ("trust", "rules")
+    for said in told:
+        assert said.text == f"{MLP0} takes 31.9 % of the operations."
+        assert (said.voice, said.struck) == ("some/model", 1)
+        assert said.finding_ids == (FOUND[0],)
+        assert [(c.stated, c.measured, c.holds) for c in said.claims] == [
+            (0.319, 0.319, True), (None, None, False),
+        ]  # fmt: skip
+        assert (said.claims[0].component, said.claims[0].measurement) == (MLP0, "flops_share")
     assert (advice.failures, advice.degraded) == ((), False)
-    (call,) = asked.log
-    assert (call.agent, call.model, call.outcome) == ("flow", "some/model", "ok")
+    assert [call.agent for call in asked.log] == READERS
+    assert {(call.model, call.outcome) for call in asked.log} == {("some/model", "ok")}
+
+
+def test_an_agent_that_fails_leaves_its_topic_to_the_rules() -> None:
+    def answer(request: LLMRequest) -> str:
+        return "nonsense" if request.agent == "flow" else reading()
+
+    advice = interpret(record(), CARDS, line(ScriptedLLM(answer, name="some/model")))
+    rules = interpret(record(), CARDS).interpretations
+    voices = {said.agent: said.voice for said in advice.interpretations}
+    assert voices == {
+        "architecture": "some/model", "integration": "some/model", "bottlenecks": "rules",
+        "redundancy": "some/model", "critical-paths": "rules", "gradients": "some/model",
+        "trust": "rules",
+    }  # fmt: skip
+    assert {said for said in advice.interpretations if said.voice == "rules"} <= set(rules)
+    assert advice.degraded
+    (failure,) = advice.failures
+    assert "flow" in failure.what
 
 
 def test_what_the_agent_is_asked() -> None:
-    llm = ScriptedLLM([reading()])
+    """Each sees the evidence of its card, the knowledge it names, and nothing else."""
+    llm = ScriptedLLM(lambda request: reading())
     interpret(record(), CARDS, line(llm))
-    (request,) = llm.requests
-    card = CARDS.agents["flow"]
-    assert request.system == card.system
-    assert card.purpose in request.prompt
-    assert request.max_tokens == 2000
-    assert request.seconds <= 60
-    block = re.fullmatch(r".*<data>\n(.*)\n</data>\s*", request.prompt, re.DOTALL)
+    assert [request.agent for request in llm.requests] == READERS
+    for request in llm.requests:
+        card = CARDS.agents[request.agent]
+        assert request.system == card.system
+        assert card.purpose in request.prompt
+        assert request.max_tokens == card.budget.tokens
+        assert request.seconds <= card.budget.seconds
+        shown = data(request)
+        assert set(shown) == {*card.evidence, *(["cards"] if card.knowledge else [])}
+        if card.knowledge:
+            assert [page["id"] for page in shown["cards"]["shown"]] == list(card.knowledge)
+    flow, redundancy = data(llm.requests[1]), data(llm.requests[4])
+    taken = flow["forward"]["measurements"]["shown"]
+    assert taken[HEADS[0]] == {"attention_entropy": 0.488}
+    assert taken["encoder.layer.1/mlp"]["effective_rank"] == "could not tell"
+    assert redundancy["redundancy"]["measurements"]["shown"][HEADS[0]]["ablation_effect"] == 0.0412
+    (heads,) = redundancy["redundancy"]["findings"]["shown"]
+    assert heads["id"] == FOUND[1]
+    assert heads["evidence"][4]["slot"] == f"{{{FOUND[1]}:ablation_effect#2}}"
+    assert heads["evidence"][4]["value"] == 0.0009
+    assert [one["status"] for one in flow["validation"]["rankings"]["shown"]][2] == "not validated"
+
+
+def data(request: LLMRequest) -> dict[str, Any]:
+    """The block of data of a request, which stands in it once."""
+    block = re.fullmatch(r"[^<]*<data>\n(.*)\n</data>[^<]*", request.prompt, re.DOTALL)
     assert block is not None
-    shown = json.loads(block[1])
-    assert set(shown) == set(card.evidence)
-    assert shown["measurements"]["shown"][HEADS[0]]["ablation_effect"] == 0.0412
-    assert shown["findings"][0]["id"] == FOUND[0]
-    assert [check["status"] for check in shown["validation"]["rankings"]][2] == "not validated"
+    return json.loads(block[1])
+
+
+def test_every_slot_that_is_shown_resolves_to_the_value_beside_it() -> None:
+    first = candidates()[0]
+    facts = Facts(record(proposals=(first,), verdicts=(verdict(first),)), candidates()[1:])
+    reader = Reader(facts, CARDS)
+    block = json.loads(data_block(tuple(BUILDERS), facts, CARDS).splitlines()[1])
+
+    def walk(node: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and "slot" in node:
+            yield node["slot"], node["value"]
+        elif isinstance(node, dict):
+            for name, inner in node.items():
+                if name == "measurements":
+                    for owner, values in inner["shown"].items():
+                        yield from ((f"{{{owner}:{key}}}", v) for key, v in values.items())
+                else:
+                    yield from walk(inner)
+        elif isinstance(node, list):
+            for inner in node:
+                yield from walk(inner)
+
+    shown = [*walk(block)]
+    assert len(shown) > 150
+    for slot, value in shown:
+        grounded = ground(f"There: {slot}.", facts, reader)
+        assert grounded.struck == 0, slot
+        (claim,) = grounded.claims
+        assert claim.measured == (None if value == "could not tell" else pytest.approx(value, 1e-3))
 
 
 def test_strangers_words_stay_inside_the_data() -> None:
@@ -113,8 +205,11 @@ def test_every_part_can_be_shown_and_none_is_endless() -> None:
         shown = json.loads(data_block((name,), facts, CARDS).splitlines()[1])
         assert set(shown) == {name}
     block = data_block(tuple(BUILDERS), facts, CARDS)
-    assert len(block) < 80_000
-    assert json.loads(block.splitlines()[1])["measurements"]["components_left_out"] > 2000
+    assert len(block) < 200_000
+    assert json.loads(block.splitlines()[1])["measurements"]["left_out"] > 2000
+    for agent in CARDS.agents.values():
+        if agent.stage in ("interpret", "propose", "criticise"):
+            assert len(data_block(agent.evidence, facts, CARDS, agent.knowledge)) < 80_000
 
 
 def test_a_plan_chooses_orders_and_asks_for_more() -> None:
@@ -128,7 +223,7 @@ def test_a_plan_chooses_orders_and_asks_for_more() -> None:
     assert {p.source for p in advice.proposals} == {"some/model"}
     assert heads.rationale == "Its predicted_loss is 0.0187."
     assert layer.rationale == ""
-    assert own.rationale == ""  # a quarter is its own wish, no measurement
+    assert own.rationale == ""  # a quarter is said in words
     (told,) = advice.interpretations
     assert told.struck == 2
     assert not advice.degraded
@@ -148,18 +243,19 @@ def test_rejected_proposals_come_back_with_their_numbers() -> None:
     chosen = [{"candidate": IDS["remove-layer"], "rationale": "It is left."}]
     llm = ScriptedLLM([planning(choices=chosen)])
     propose(judged, candidates(), CARDS, SETTINGS, line(llm))
-    shown = json.loads(llm.requests[0].prompt.split("<data>")[1].split("</data>")[0])
-    assert shown["verdicts"][0]["after"][0]["value"] == 0.2345
-    assert first.id not in {candidate["id"] for candidate in shown["candidates"]}
+    shown = data(llm.requests[0])
+    (tried,) = shown["verdicts"]["shown"]
+    slot = f"{{{first.id}:after_divergence}}"
+    (measured,) = [one for one in tried["measured"] if one["slot"] == slot]
+    assert measured["value"] == 0.2345
+    assert first.id not in {candidate["id"] for candidate in shown["candidates"]["shown"]}
 
 
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"finding_ids": ["f-000000000000"]}, "no finding"),
-        ({"claims": [{"component": "x", "measurement": "rms", "value": 1}]}, "no such component"),
-        ({"claims": [{"component": MLP0, "measurement": "taylor", "value": 1}]}, "no such meas"),
-        ({"claims": [{"component": MLP0, "measurement": "rms"}]}, "required"),
+        ({"claims": []}, "schema does not have"),
         ({"text": "  "}, "empty"),
         ({"text": "a" * 6001}, "longer"),
         ({"text": 3}, "string"),
@@ -167,19 +263,19 @@ def test_rejected_proposals_come_back_with_their_numbers() -> None:
     ],
 )
 def test_a_wrong_interpretation_is_asked_for_again(changes: dict[str, Any], problem: str) -> None:
-    llm = ScriptedLLM([reading(**changes), reading()])
+    llm = ScriptedLLM([reading(**changes), *[reading()] * 5])
     asked = line(llm)
     advice = interpret(record(), CARDS, asked)
     assert problem in llm.requests[1].prompt.split("</data>")[1]
     assert not advice.degraded
-    assert [call.outcome for call in asked.log] == ["invalid", "ok"]
+    assert [call.outcome for call in asked.log][:2] == ["invalid", "ok"]
 
 
 def variant(**changes: Any) -> dict[str, Any]:
     wish = {
         "strategy": "prune-heads",
         "components": ["encoder.layer.0/attention"],
-        "fraction": 0.5,
+        "size": "half",
         "rationale": "So.",
     }
     return {"variants": [{**wish, **changes}]}
@@ -196,9 +292,9 @@ def variant(**changes: Any) -> dict[str, Any]:
         (variant(components=[]), "at least one component"),
         (variant(components=[MLP0]), "components of that kind"),
         (variant(strategy="remove-layer", components=[HEADS[0]]), "components of that kind"),
-        (variant(fraction=1.0), "not above 0.9"),
-        (variant(fraction=0), "above 0"),
-        (variant(fraction="all"), "number"),
+        (variant(size="all"), "a sixteenth"),
+        (variant(size=0.5), "a sixteenth"),
+        (variant(fraction=0.5), "schema does not have"),
     ],
 )
 def test_a_wrong_plan_is_asked_for_again(changes: dict[str, Any], problem: str) -> None:
@@ -212,7 +308,7 @@ def test_a_wrong_plan_is_asked_for_again(changes: dict[str, Any], problem: str) 
     ("wish", "components", "params"),
     [
         ({}, (HEADS[3], HEADS[1]), {}),  # half of four, those of least effect
-        ({"fraction": 0.1}, (HEADS[3],), {}),
+        ({"size": "a sixteenth"}, (HEADS[3],), {}),
         ({"components": [HEADS[2], HEADS[5]]}, (HEADS[2], HEADS[5]), {}),
         ({"strategy": "prune-neurons", "components": [MLP0]}, (MLP0,), {"fraction": 0.5}),
         (
@@ -255,9 +351,8 @@ def test_rules_stand_in(answer: Any) -> None:
     advice = interpret(record(), CARDS, asked)
     assert advice.interpretations == told.interpretations
     assert advice.degraded
-    (failure,) = advice.failures
-    assert failure.stage == "advice"
-    assert "flow" in failure.what
+    assert {failure.stage for failure in advice.failures} == {"advice"}
+    assert all(name in str(advice.failures) for name in READERS)
     assert asked.log
     advice = propose(record(), candidates(), CARDS, SETTINGS, asked)
     assert advice.proposals == proposed.proposals
@@ -266,13 +361,12 @@ def test_rules_stand_in(answer: Any) -> None:
 
 
 def test_the_calls_of_an_analysis_are_counted_together() -> None:
-    llm = ScriptedLLM([reading()])
-    few = line(llm, max_calls=1)
+    llm = ScriptedLLM([reading()] * 5)
+    few = line(llm, max_calls=5)
     interpret(record(), CARDS, few)
     second = propose(record(), candidates(), CARDS, SETTINGS, few)
-    assert len(llm.requests) == len(few.log) == 1
+    assert len(llm.requests) == len(few.log) == 5
     assert second.degraded
-    assert "1 calls" in second.failures[0].why
 
 
 def test_a_script_that_is_too_short_is_loud() -> None:
@@ -280,65 +374,70 @@ def test_a_script_that_is_too_short_is_loud() -> None:
         interpret(record(), CARDS, line(ScriptedLLM([])))
 
 
+def criticised(*answers: Any) -> Advice:
+    llm = ScriptedLLM(answers, name="some/model")
+    return criticise(record(), candidates(), CARDS, line(llm))
+
+
+def test_a_critic_objects_and_decides_nothing() -> None:
+    advice = criticised(critique())
+    (risk,) = advice.objections  # of the other one, nothing holds
+    assert (risk.about, risk.kind, risk.agent) == (IDS["prune-neurons"], "risk", "critic")
+    assert (risk.voice, risk.text) == ("some/model", f"{MLP0} takes 31.9 % of the operations.")
+    (told,) = advice.interpretations
+    assert told.text == f"{FOUND[0]} stands; the model has 8 heads."
+    assert told.struck == 2
+    assert not advice.degraded
+    before = [proposal.id for proposal in candidates()]
+    assert [p.id for p in advice.proposals] == [
+        *(name for name in before if name != risk.about), risk.about,
+    ]  # fmt: skip
+    assert [p.priority for p in advice.proposals] == [0, 1, 2, 3]
+    known = {proposal.id: proposal for proposal in candidates()}
+    for proposal in advice.proposals:
+        assert proposal.model_copy(update={"priority": 0}) == known[proposal.id]
+
+
+def test_the_critic_is_shown_what_was_said_and_proposed() -> None:
+    llm = ScriptedLLM([critique(objections=[])])
+    said = interpret(record(), CARDS).interpretations
+    criticise(record(interpretations=said), candidates(), CARDS, line(llm))
+    shown = data(llm.requests[0])
+    assert [one["text"] for one in shown["interpretations"]["shown"]] == [i.text for i in said]
+    assert [one["id"] for one in shown["proposals"]["shown"]] == [c.id for c in candidates()]
+    doubt = {"about": said[0].id, "kind": "risk", "text": "This is thin."}
+    llm = ScriptedLLM([critique(objections=[doubt])])
+    advice = criticise(record(interpretations=said), candidates(), CARDS, line(llm))
+    assert [one.about for one in advice.objections] == [said[0].id]
+    assert [p.id for p in advice.proposals] == [c.id for c in candidates()]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"about": "p-000000000000"}, "has this id"),
+        ({"kind": "taste"}, "not supported"),
+        ({"text": ""}, "empty"),
+        ({"severity": "high"}, "schema does not have"),
+    ],
+)
+def test_a_wrong_objection_is_asked_for_again(changes: dict[str, Any], problem: str) -> None:
+    doubt = {"about": FOUND[0], "kind": "risk", "text": "Who knows."}
+    llm = ScriptedLLM([critique(objections=[{**doubt, **changes}]), critique()])
+    criticise(record(), candidates(), CARDS, line(llm))
+    assert problem in llm.requests[1].prompt.split("</data>")[1]
+
+
+def test_rules_stand_in_for_the_critic() -> None:
+    advice = criticised(*["nonsense"] * 3)
+    assert advice.degraded
+    assert advice.objections == criticise(record(), candidates(), CARDS).objections
+    assert {objection.voice for objection in advice.objections} == {"rules"}
+
+
 def test_without_candidates_nobody_is_asked() -> None:
     llm = ScriptedLLM([])
     assert propose(record(), (), CARDS, SETTINGS, line(llm)) == Advice()
-
-
-def frozen(whole: AnalysisRecord) -> str:
-    return whole.model_dump_json()
-
-
-def corrupted(generator: random.Random, good: str) -> Callable[[LLMRequest], bytes]:
-    """Noise, or a good answer with something in it changed."""
-
-    def answer(request: LLMRequest) -> bytes:
-        kind = generator.randrange(4)
-        if kind == 0:
-            return generator.randbytes(generator.randrange(200))
-        text = good.encode()
-        if kind == 1:
-            at = generator.randrange(len(text))
-            return text[:at] + generator.randbytes(3) + text[at:]
-        if kind == 2:
-            return re.sub(rb"\d", lambda digit: b"%d" % generator.randrange(10), text)
-        words = ["\\u0000", "99 %", "-", "layer 9", "\\ud800", "twice", "<b>", HEADS[0], "1e999"]
-        noise = " ".join(generator.choices(words, k=6)).encode()
-        return text.replace(b" ", b" " + noise + b" ", generator.randrange(1, 4))
-
-    return answer
-
-
-def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> None:
-    whole, possible = record(), candidates()
-    before, offered = frozen(whole), [p.model_dump_json() for p in possible]
-    numbers = {p.id: (p.params, p.components, p.expected, p.finding_ids) for p in possible}
-    generator = random.Random(7)
-    told = degraded = 0
-    for _ in range(120):
-        llm = ScriptedLLM(corrupted(generator, reading()))
-        advice = interpret(whole, CARDS, line(llm, repairs=1))
-        assert advice.interpretations
-        for interpretation in advice.interpretations:
-            text = interpretation.model_dump_json()  # what cannot be written cannot be kept
-            assert interpretation.voice == "rules" or "99 %" not in interpretation.text
-            assert json.loads(text)["text"].isprintable() or "\n" in interpretation.text
-        told += any(said.voice != "rules" for said in advice.interpretations)
-        llm = ScriptedLLM(corrupted(generator, planning()))
-        advice = propose(whole, possible, CARDS, SETTINGS, line(llm, repairs=1))
-        degraded += advice.degraded
-        assert 0 < len(advice.proposals) <= SETTINGS.max_proposals
-        for proposal in advice.proposals:
-            same = (proposal.params, proposal.components, proposal.expected, proposal.finding_ids)
-            if proposal.id in numbers:
-                assert same == numbers[proposal.id]
-            else:
-                assert 0 < proposal.params.get("fraction", 0.5) <= 0.9  # type: ignore[operator]
-                assert proposal.expected == ()
-    assert told > 10
-    assert degraded > 10
-    assert frozen(whole) == before
-    assert [p.model_dump_json() for p in possible] == offered
 
 
 def test_the_closed_lists_are_the_same_everywhere() -> None:
@@ -365,6 +464,6 @@ def test_schemas_are_ones_that_every_provider_takes(name: str) -> None:
         elif node["type"] == "array":
             walk(node["items"], depth)
         else:
-            assert node["type"] in ("string", "number")
+            assert node["type"] == "string"
 
     walk(schema, 0)

@@ -7,7 +7,7 @@ import pytest
 from advice.advice_records import HEADS, candidates, findings, m, record, verdict
 
 import zsei
-from zsei.advice import interpret, propose
+from zsei.advice import criticise, interpret, propose
 from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
@@ -33,17 +33,19 @@ def test_it_says_what_the_record_holds() -> None:
     text = "\n".join(told.text for told in interpret(record(), CARDS).interpretations)
     for expected in (
         "36,924 parameters, with 2 layers and 8 heads",
-        "encoder.layer.0/mlp has the largest flops share 31.9 %",
+        "encoder.layer.0/mlp has the largest share of the operations: 31.9 %",
         f"{HEADS[0]} with ablation effect 0.0412",
-        "encoder.layer.0/mlp has flops share 31.9 % and criticality share 8.12 %",
-        "head similarity 0.973, joint effect 0.0187 and interaction 0.0147",
-        "path share 28.8 % and path length 4",
-        "rank lost 50 % and rank leaving that could not be told",
-        "For heads, the ranking by output sensitivity agrees with exact ablation (Kendall 0.857 "
-        "and Spearman 0.952): validated.",
-        "For channels, the ranking by magnitude strays from exact ablation (Kendall 0.31 and "
-        "Spearman 0.44): not validated.",
-        "For layers, the ranking by taylor could not be compared",
+        "encoder.layer.0/mlp: share of the operations 31.9 %, criticality share 8.12 %.",
+        "joint effect 0.0187, interaction 0.0147",
+        f"{HEADS[3]}: ablation effect 0.0009.",
+        "share of the path 28.8 %, path length 4",
+        "rank lost 50 %",
+        "(could not be told)",
+        "For heads, these rankings agree with exact ablation and are validated: output sensitivity "
+        "(Kendall 0.857, Spearman 0.952).",
+        "For channels, these rankings stray from exact ablation and are not validated: magnitude "
+        "(Kendall 0.31, Spearman 0.44).",
+        "For layers, these rankings could not be compared with exact ablation: taylor.",
         CARDS.knowledge["redundant-heads"].meaning,
     ):
         assert expected in text
@@ -64,7 +66,7 @@ def test_it_says_when_a_test_disagrees() -> None:
     told = interpret(doubted, load_cards(Settings()))
     said = " ".join(i.text for i in told.interpretations)
     assert "Tested by exact ablation, this does not hold up." in said
-    assert "Flow graph, tested by split samples: inconclusive." in said
+    assert "tested itself, and this could not be told: flow graph by split samples." in said
     assert sum(i.struck for i in told.interpretations) == 0
 
 
@@ -110,7 +112,7 @@ def test_meanings_hold_no_number_and_no_comparison() -> None:
     """They are said of every model, so nothing in them may need a measurement."""
     facts = Facts(record())
     reader = Reader(facts, CARDS)
-    for card in CARDS.knowledge.values():
+    for card in (card for card in CARDS.knowledge.values() if card.kind == "finding"):
         grounded = ground(card.meaning, facts, reader)
         assert (grounded.struck, grounded.claims) == (0, ()), card.id
 
@@ -125,7 +127,8 @@ def test_candidates_are_ordered_by_gain_per_loss() -> None:
     (told,) = advice.interpretations
     assert told.text.startswith("Rules ordered the candidates")
     assert (
-        "parameters removed 195, flops removed share 0.75 % and predicted loss 0.0004" in told.text
+        "parameters removed 195, share of the operations removed 0.75 %, predicted loss 0.0004."
+        in told.text
     )
 
 
@@ -149,6 +152,60 @@ def test_only_the_words_and_the_place_of_a_candidate_change() -> None:
     for proposal in propose(record(), candidates(), CARDS, SETTINGS).proposals:
         same = {"rationale": "", "priority": 0}
         assert proposal.model_copy(update=same) == before[proposal.id]
+
+
+def test_what_the_rules_object_to() -> None:
+    """A check that disagrees, samples that do not suffice, an unproven ranking, what was tried."""
+    made = findings()
+    refuted = Check(name="exact-ablation", outcome="disagrees", message="No effect.")
+    unsure = Check(name="half-samples", outcome="inconclusive", message="Too few.")
+    layer, heads, neurons, channels = candidates()
+    tried = Proposal.make(
+        strategy="prune-neurons", components=neurons.components, params={"units": [3]},
+        expected=(m("parameters_removed", 100, "count"),),
+    )  # fmt: skip
+    doubted = record(
+        findings=(made[0].model_copy(update={"checks": (unsure,)}),
+                  made[1].model_copy(update={"checks": (refuted,)})),
+        proposals=(tried,), verdicts=(verdict(tried),),
+    )  # fmt: skip
+    advice = criticise(doubted, candidates(), CARDS)
+    held = {(objection.about, objection.kind): objection.text for objection in advice.objections}
+    assert held == {
+        (made[0].id, "too few samples"): "The samples were too few to confirm "
+        "computational-bottleneck at encoder.layer.0/mlp and encoder.layer.1/mlp.",
+        (made[1].id, "contradicted by a check"): "A check of the analysis contradicts that "
+        f"{HEADS[1]} and {HEADS[3]} show redundant-heads.",
+        (heads.id, "contradicted by a check"): f"It rests on {made[1].id}, which a check of the "
+        "analysis contradicts.",
+        (neurons.id, "tried before"): f"prune-neurons at encoder.layer.0/mlp was tried as "
+        f"{tried.id}, which goes no further, and the gate rejected it. Its divergence was 0.234.",
+        (channels.id, "not supported"): "No ranking of channels is validated, so that the wrong "
+        "ones may go.",
+        (channels.id, "risk"): "Nobody predicted what prune-channels at embeddings costs.",
+        (layer.id, "not supported"): "No ranking of layers is validated, so that the wrong ones "
+        "may go.",
+    }
+    assert {(o.agent, o.voice) for o in advice.objections} == {("critic", "rules")}
+    assert [p.id for p in advice.proposals] == [p.id for p in candidates()]  # all are objected to
+
+
+def test_an_edit_that_goes_less_far_than_a_rejected_one_is_not_tried_before() -> None:
+    neurons = candidates()[2]
+    tried = Proposal.make(
+        strategy="prune-neurons", components=neurons.components,
+        expected=(m("parameters_removed", 9_000, "count"),),
+    )  # fmt: skip
+    known = record(proposals=(tried,), verdicts=(verdict(tried),))
+    held = criticise(known, (neurons,), CARDS).objections
+    assert {objection.kind for objection in held} == set()
+
+
+def test_objections_move_a_proposal_behind_the_others() -> None:
+    layer, heads, neurons, channels = candidates()
+    advice = criticise(record(), (channels, layer, neurons, heads), CARDS)
+    assert [p.id for p in advice.proposals] == [neurons.id, heads.id, channels.id, layer.id]
+    assert [p.priority for p in advice.proposals] == [0, 1, 2, 3]
 
 
 def test_what_was_judged_is_not_proposed_again() -> None:

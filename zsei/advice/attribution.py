@@ -12,17 +12,19 @@ from zsei.advice.facts import Facts
 from zsei.advice.names import Mention, Names, Slot
 from zsei.advice.numerals import NOUNS
 
+_NEAR = 60
+"""Characters before a slot that may change what it says."""
 _PRONOUN = re.compile(r"\b(?:it|its|they|their|them|both|these|this|that|those)\b", re.IGNORECASE)
 _OPENS = re.compile(r"(?:^|[\s(\[\"'`“‘/=:~≈])$")
 _SIGNED = re.compile(
-    r"(?:(?<![^\W_])[-\u2212\u2013+±.,]\s?|\b(?:minus|plus|point|times|over|divided by|"
+    r"(?:[-\u2212+±]\s*|\b(?:minus|plus|point|times|over|divided by|"
     r"by a factor of|factor|power|all but|except|save)\s+(?:of\s+)?|[/×*^]\s*)$",
     re.IGNORECASE,
 )
 _NEGATED = re.compile(r"(?:\b(?:no|not|never|without|neither|nor)|n't)\s+(?:\w+\s+){0,2}$", re.I)
 _CLOSES = re.compile(r"(?:$|\s|[)\]\"'`”’]|[.,;:!?…](?:$|[\s)\]\"'`”’]))")
 _SCALED = re.compile(
-    r"\s*(?:[x×*/^+−]|-\s|(?:times|fold|percent|per\s?cent|points?|hundreds?|thousands?|[mbtz]illions?|"
+    r"\s*(?:[×*/^+−-]|x\b|(?:times|fold|percent|per\s?cent|points?|hundreds?|thousands?|[mbtz]illions?|"
     r"[kKMGT]i?B?|kilo\w*|mega\w*|giga\w*|[mµun]?s|seconds?|minutes?)\b|[eE][-+\x01])",
 )
 _LINK = (
@@ -31,7 +33,13 @@ _LINK = (
 )
 _BEFORE = re.compile(rf"{_LINK}$", re.IGNORECASE)
 _AFTER = re.compile(r"\s+(?:of\s+)?(?:the\s+|its\s+|their\s+)?$", re.IGNORECASE)
-_NOUN = re.compile(rf"\s+(?:[a-z-]+\s+)?(?P<noun>{NOUNS})\b", re.IGNORECASE)
+_NOUN = re.compile(
+    r"\s+(?:of\s+)?(?:(?:the|all|its|their|these|those)\s+)?"
+    r"(?:(?!(?:in|at|of|for|the|and|or|is|are|has|have|by|on|with|from|to|as|than|while|when|which|"
+    r"that|its|an?|both|all|not|it|but|behind|before|after|into)\b)[a-z-]+\s+)?"
+    rf"(?P<noun>{NOUNS})\b",
+    re.IGNORECASE,
+)
 _ALIKE = {"block": "layer", "expert": "experts", "convolution": "conv", "path": "path_rank"}
 _UNITS = ("head", "neuron", "channel", "unit", "experts")
 _EVERYTHING = ("dimension", "direction", "operation", "byte", "edge")
@@ -56,7 +64,7 @@ def misattributed(names: Names, facts: Facts, subject: frozenset[str]) -> bool:
 
 def _stands_free(slot: Slot, rest: str) -> bool:
     """Whether nothing around a slot changes the number it gives."""
-    before, after = rest[: slot.start], rest[slot.end :]
+    before, after = rest[max(0, slot.start - _NEAR) : slot.start], rest[slot.end :]
     return (
         _OPENS.search(before) is not None
         and _CLOSES.match(after) is not None
@@ -71,14 +79,17 @@ def _called_so(slot: Slot, names: Names) -> bool:
     assert slot.fact is not None
     own = slot.fact.measurement
     for measured in names.measurements:
-        adjoins = (
-            measured.end <= slot.start and _BEFORE.fullmatch(names.rest[measured.end : slot.start])
-        ) or (
-            measured.start >= slot.end and _AFTER.fullmatch(names.rest[slot.end : measured.start])
+        before = measured.end <= slot.start and _BEFORE.fullmatch(
+            names.rest[measured.end : slot.start]
         )
-        if adjoins and own not in measured.names:
+        after = measured.start >= slot.end and _AFTER.fullmatch(
+            names.rest[slot.end : measured.start]
+        )
+        if before and own not in measured.names:
             return False
-    counted = _NOUN.match(names.sentence, slot.end)
+        if after and not any(name in own for name in measured.names):
+            return False
+    counted = _NOUN.match(names.rest, slot.end)
     return counted is None or _counts(own, counted["noun"].lower())
 
 

@@ -48,6 +48,9 @@ _RIGHT = re.compile(
     re.IGNORECASE,
 )
 _JOINED = re.compile(r"\s*(?:,|,?\s+(?:and|or|nor)(?:\s+(?:of|at|in|for|that of))?)\s*", re.I)
+_NEAR = 60
+"""Characters before a comparison that may negate it."""
+
 Item = Mention | Slot
 
 
@@ -92,7 +95,7 @@ def _compared(names: Names) -> Iterator[Iterable[str]]:
 def _holds(match: re.Match[str], names: Names, facts: Facts) -> bool:
     """Whether everything on the left is more, less, or the same, as everything on the right."""
     left, right = _sides(match, names)
-    if not left or not right or _NEGATED.search(names.rest[: match.start()]):
+    if not left or not right or _negated(match, names):
         return False
     for first in left:
         for second in right:
@@ -107,6 +110,11 @@ def _holds(match: re.Match[str], names: Names, facts: Facts) -> bool:
             if not holds:
                 return False
     return True
+
+
+def _negated(match: re.Match[str], names: Names) -> bool:
+    before = names.rest[max(0, match.start() - _NEAR) : match.start()]
+    return _NEGATED.search(before) is not None
 
 
 def _items(names: Names) -> list[Item]:
@@ -184,7 +192,7 @@ def _is_first(match: re.Match[str], names: Names, facts: Facts) -> bool | None:
         return None if not names.slots else False
     kinds = {facts.components[name].kind for name in ids if name in facts.components}
     measurement = _measurement_near(match, names)
-    negated = _NEGATED.search(names.rest[: match.start()])
+    negated = _negated(match, names)
     if measurement is None or len(kinds) != 1 or negated:
         return False
     everyone = [c.id for c in facts.components.values() if c.kind in kinds]

@@ -6,11 +6,12 @@ that does not exist does not hold.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zsei.advice.facts import ANALYSIS, MODEL, Fact, Facts, plain
 from zsei.advice.numerals import NOUNS, numbers_in
+from zsei.advice.whole import WholeNames, lower, marked
 from zsei.cards import Cards
 
 SLOT = re.compile(r"\{([^{}\n]+):([^{}:\n]+)\}")
@@ -22,10 +23,10 @@ _TECHNICAL = (
     "L1", "L2", "bf16", "fp16", "fp32", "float16", "float32", "float64", "int4", "int8", "top-1",
 )  # fmt: skip
 _REFERENCE = re.compile(
-    r"\b(?P<noun>layer|block|head)s?\s+"
+    r"\b(?P<noun>layer|block|head)(?P<plural>s)?\s+"
     r"(?P<numbers>[0-9]+(?P<more>(?:(?:\s*,\s*|\s*,?\s+(?:and|or)\s+)[0-9]+)+)?)"
-    r"(?![\w.,]*\d|\w|\s*[%\u2030x×*/^+=<>-]|\s*(?:percent|per\s|times|fold)\b)"
-    rf"(?(more)(?!\s*(?:{NOUNS})\b))"
+    r"(?![\w.,]*\d|\w|\s*(?:per\s?cent|times|fold|[x×])\b)"
+    rf"(?(plural)(?(more)|(?!)))(?(more)(?!\s*(?:{NOUNS})\b))"
     r"(?:\s+(?:of|in)\s+(?:the\s+)?(?:layer|block)\s+(?P<layer>[0-9]+)(?![\w.,]*\d|\w))?",
     re.IGNORECASE,
 )
@@ -94,15 +95,13 @@ class Reader:
         written = {quoted(name): name for name in facts.components}
         written |= {f"`{name}`": name for name in facts.components if is_plain(name)}
         self._written = written
-        self._ids = _alternatives(written)
+        self._ids = WholeNames(written)
         others = [*facts.findings, *facts.proposals]
-        self._others = _alternatives([*others, *(f"`{name}`" for name in others)])
-        self._words = _alternatives(
-            [*self._phrases, *(f"`{name}`" for name in self._phrases)],
-            ignore_case=True,
-            ending="s?",
+        self._others = WholeNames([*others, *(f"`{name}`" for name in others)])
+        self._words = WholeNames(
+            [*self._phrases, *(f"`{name}`" for name in self._phrases)], plural=True
         )
-        self._excused = _alternatives(_excused(facts, cards))
+        self._excused = WholeNames(_excused(facts, cards))
         self._segments = {part for name in facts.components for part in re.split("[./]", name)}
 
     def read(self, sentence: str) -> Names:
@@ -111,29 +110,29 @@ class Reader:
             Slot(start=m.start(), end=m.end(), fact=self._facts.find(plain(m[1]), m[2].strip()))
             for m in SLOT.finditer(sentence)
         )
-        rest = _mark(sentence, SLOT, SLOT_MARK)
+        rest = SLOT.sub(lambda slot: SLOT_MARK * len(slot[0]), sentence)
+        found = self._ids.find(rest)
         mentions, words = [], []
-        for match in self._ids.finditer(rest):
-            mention = Mention(
-                start=match.start(), end=match.end(), ids=frozenset((self._written[match[0]],))
-            )
-            (words if match[0].isalpha() else mentions).append(mention)
-        rest = _mark(rest, self._ids, NAME_MARK, but_words=True)
-        rest = _mark(rest, self._others, OTHER_MARK)
+        for start, end, name in found:
+            mention = Mention(start=start, end=end, ids=frozenset((self._written[name],)))
+            (words if name.isalpha() else mentions).append(mention)
+        rest = marked(rest, [one for one in found if not one[2].isalpha()], NAME_MARK)
+        rest = marked(rest, self._others.find(rest), OTHER_MARK)
+        phrases = self._words.find(lower(rest))
         measurements = tuple(
-            Measured(start=m.start(), end=m.end(), names=self._phrases[_known(m[0], self._phrases)])
-            for m in self._words.finditer(rest)
+            Measured(start=start, end=end, names=self._phrases[name.strip("`")])
+            for start, end, name in phrases
         )
-        rest = _mark(rest, self._words, MEASURE_MARK)
+        rest = marked(rest, phrases, MEASURE_MARK)
         for word in words:
             if self._is_meant(word, measurements, slots):
                 mentions.append(word)
                 size = word.end - word.start
                 rest = rest[: word.start] + NAME_MARK * size + rest[word.end :]
-        rest = _mark(rest, self._excused, OTHER_MARK)
+        rest = marked(rest, self._excused.find(rest), OTHER_MARK)
         for match in _REFERENCE.finditer(rest):
             mentions += self._referred(match)
-        rest = _mark(rest, _REFERENCE, NAME_MARK)
+        rest = _REFERENCE.sub(_all_but_joints, rest)
         return Names(
             sentence=sentence,
             slots=slots,
@@ -160,11 +159,17 @@ class Reader:
         noun = match["noun"].lower()
         within = int(match["layer"][:9]) if match["layer"] else None
         found = []
-        for number in re.finditer(r"\d+", match["numbers"]):
+        start = match.start()
+        numbers = [*re.finditer(r"\d+", match["numbers"])]
+        for place, number in enumerate(numbers):
             index = int(number[0][:9])
             ids = self._heads(index, within) if noun == "head" else self._layers(index)
-            start = match.start("numbers") + number.start()
-            found.append(Mention(start=start, end=start + len(number[0]), ids=ids))
+            if within is not None and noun != "head":
+                ids = ids if ids == self._layers(within) else frozenset()
+            last = place == len(numbers) - 1
+            end = match.end() if last else match.start("numbers") + number.end()
+            found.append(Mention(start=start, end=end, ids=ids))
+            start = 0 if last else match.start("numbers") + numbers[place + 1].start()
         return found
 
     def _layers(self, index: int) -> frozenset[str]:
@@ -235,25 +240,8 @@ def _excused(facts: Facts, cards: Cards) -> set[str]:
     return quotable | {name for name in standing if numbers_in(name) or "_" in name or "/" in name}
 
 
-def _alternatives(
-    names: Iterable[str], *, ignore_case: bool = False, ending: str = ""
-) -> re.Pattern[str]:
-    """A pattern of whole names, longest first; one that never matches when there are none."""
-    listed = sorted({name for name in names if name}, key=lambda name: (-len(name), name))
-    if not listed:
-        return re.compile(r"(?!)")
-    choice = "|".join(re.escape(name) for name in listed)
-    pattern = rf"(?<![\w./#-])(?:{choice}){ending}(?![\w/#]|[.-]\w)"
-    return re.compile(pattern, re.IGNORECASE if ignore_case else 0)
-
-
-def _known(words: str, phrases: Mapping[str, tuple[str, ...]]) -> str:
-    lowered = words.lower().strip("`")
-    return lowered if lowered in phrases else lowered.removesuffix("s").strip("`")
-
-
-def _mark(text: str, pattern: re.Pattern[str], mark: str, *, but_words: bool = False) -> str:
-    """The text with a mark for every character of a match."""
-    return pattern.sub(
-        lambda m: m[0] if but_words and m[0].isalpha() else mark * len(m[0]), text
-    )  # fmt: skip
+def _all_but_joints(match: re.Match[str]) -> str:
+    """Marks for a reference, but not for what joins its numbers."""
+    before, numbers = match.start("numbers") - match.start(), match["numbers"]
+    behind = match.end() - match.end("numbers")
+    return NAME_MARK * before + re.sub(r"\d", NAME_MARK, numbers) + NAME_MARK * behind

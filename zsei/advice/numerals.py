@@ -38,7 +38,7 @@ _NUMERAL = re.compile(
     re.IGNORECASE,
 )
 _ROMAN = re.compile(
-    r"\b(?=[IVXLCDM]{2})M{0,4}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
+    r"\b(?=[IVXLCDM]{2,}\b)M{0,4}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
 )
 _NAMED_SO = re.compile(r"DIGIT|NUMBER|NUMERAL|FRACTION|KEYCAP|HUNDRED|COUNTING ROD|TALLY")
 """Words in the names of characters that stand for numbers."""
@@ -52,8 +52,9 @@ def numbers_in(text: str) -> tuple[str, ...]:
     """
     found = [match[0] for match in _NUMERAL.finditer(text)]
     found += [match[0] for match in _ROMAN.finditer(text)]
-    found += [character for character in text if is_numeric(character)]
-    return tuple(found)
+    if text.isascii():
+        return (*found, *re.findall("[0-9]", text))
+    return (*found, *(character for character in text if is_numeric(character)))
 
 
 def is_numeric(character: str) -> bool:

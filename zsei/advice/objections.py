@@ -81,9 +81,7 @@ def _against(proposal: Proposal, facts: Facts) -> Iterator[Held]:
             yield proposal.id, "contradicted by a check", words, proposal.components
     for kind in _RANKED.get(proposal.strategy, ()):
         if _unproven(kind, facts.record):
-            words = (
-                f"No ranking of {kind}s is validated: the right ones may stay, the wrong ones go."
-            )
+            words = f"No ranking of {kind}s is validated, so that the wrong ones may go."
             yield proposal.id, "not supported", words, proposal.components
     tried = _tried_before(proposal, facts)
     if tried is not None:

@@ -1,7 +1,8 @@
 """Which measurements and which findings belong to which phase of the analysis.
 
 The phases are those of `zsei.measures`: what computes and is stored, the forward flow, the
-gradients, how parts work together, what repeats, what removal does. A measurement may belong to several.
+gradients, how parts work together, what repeats, what removal does. A measurement may
+belong to several.
 """
 
 from collections.abc import Mapping
