@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from zsei import __version__
+from zsei.cli.agents import agents
 from zsei.cli.analyze import analyze
 from zsei.cli.apply import apply
 from zsei.cli.ask import ask
@@ -58,5 +59,6 @@ for _command in (
     log, rollback, breaker, doctor, mcp,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
+app.add_typer(agents, name="agents")
 app.add_typer(llm, name="llm")
 app.add_typer(memory, name="memory")

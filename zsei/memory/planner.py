@@ -27,9 +27,9 @@ class QuestionPlan(Record):
     """The query that a language model reads out of a question."""
 
     intent: Intent
-    subject: Subject | Literal["none"]
+    subject: Literal[Subject, "none"]
     names: list[str]
-    operation: Operation | Literal["none"]
+    operation: Literal[Operation, "none"]
     everywhere: bool
 
     @field_validator("names")
