@@ -7,7 +7,7 @@ Never the network: the folder is given or found inside the installed `gt-all-min
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -110,12 +110,18 @@ class SentenceEmbedder:
         if not (self.folder / "modules.json").is_file():
             raise EmbedderUnavailable(f"{self.folder} is no sentence-transformers model")
         try:
-            from sentence_transformers import SentenceTransformer
-
-            with _no_bars():
-                return SentenceTransformer(str(self.folder), device="cpu", local_files_only=True)
+            return _load(self.folder)
         except Exception as error:  # third-party loading fails in many ways, all with one outcome
             raise EmbedderUnavailable(f"{self.folder} does not load: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _load(folder: Path) -> "SentenceTransformer":
+    """One model for all memories of a process: it costs seconds to load and is only read."""
+    from sentence_transformers import SentenceTransformer
+
+    with _no_bars():
+        return SentenceTransformer(str(folder), device="cpu", local_files_only=True)
 
 
 @contextmanager
