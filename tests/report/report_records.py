@@ -18,9 +18,11 @@ from zsei.records import (
     Interpretation,
     Matrix,
     Measurement,
+    Objection,
     Proposal,
     Provenance,
     Ranking,
+    Round,
     StageResult,
     Timings,
     Validation,
@@ -427,7 +429,22 @@ def encoder(layers: int = 6, heads: int = 12, *, post: bool = True, seed: int = 
                 "refused.",
             ),
         ),
+        "objections": (
+            Objection(about="i-2", kind="not supported", agent="critic", voice="gpt-4o",
+                      text="No finding says that one of each pair must stay."),
+            Objection(about=made[1].id, kind="too few samples", agent="critic", voice="rules",
+                      text="The samples were too few to confirm it."),
+            Objection(about=proposals[1].id, kind="tried before", agent="critic", voice="gpt-4o",
+                      text="It was refused with less."),
+        ),
         "proposals": proposals, "verdicts": verdicts, "combined": combined,
+        "rounds": (
+            Round(number=1, voice="rules", interpretation_ids=("i-3",),
+                  proposal_ids=tuple(p.id for p in proposals[:2]),
+                  outcomes={"accepted": 1, "rejected": 1}, gain=0.041),
+            Round(number=2, voice="gpt-4o", proposal_ids=tuple(p.id for p in proposals[2:]),
+                  outcomes={"inconclusive": len(proposals) - 2}, gain=0.041),
+        ),
         "validation": Validation(
             instrumentation=(measured("output_difference", 0.0, "", n=64),),
             criteria=(
@@ -629,7 +646,16 @@ def hostile():
                            claims=(Claim(text=evil, component=evil, measurement=HOSTILE[0],
                                          stated=1.0, holds=False),)),
         ),
+        objections=tuple(
+            Objection(about=about, kind="risk", agent=HOSTILE[0], voice=evil, text=evil)
+            for about in (evil, finding.id)
+        ),
         proposals=(proposal,), verdicts=(verdict,), combined=verdict,
+        rounds=tuple(
+            Round(number=number, voice=evil, proposal_ids=(evil,), outcomes={"accepted": 1},
+                  gain=0.5)
+            for number in (1, 2)
+        ),
         validation=Validation(
             instrumentation=(nasty,), notes=(evil,),
             criteria=(CriterionCheck(kind=HOSTILE[0], criterion=HOSTILE[3], kendall=0.1,

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from zsei.records import AnalysisRecord, Check, Finding, Measurement, Proposal, Verdict
 from zsei.report import plain
+from zsei.report.rounds import objections_to
 from zsei.report.select import by_code
 from zsei.report.text import measured, number, one_line, settings, short, spread
 from zsei.report.verdicts import changes, in_order, said, scope, verdict_of
@@ -19,6 +20,7 @@ def everything(record: AnalysisRecord, console: Console) -> None:
     for group in by_code(record):
         for found in group.findings:
             finding(found, console)
+            _objections(record, found.id, console)
             console.print()
     for proposed in in_order(record):
         proposal(record, proposed, console)
@@ -71,12 +73,20 @@ def proposal(record: AnalysisRecord, proposed: Proposal, console: Console) -> No
         plain.line(console, f"{scope(proposed)}; {settings(proposed.params)}")
     if proposed.rationale:
         plain.paragraph(console, proposed.rationale)
+    _objections(record, proposed.id, console)
     if judged is not None:
         verdict(judged, console)
     latency = record.timings.latency.get(proposed.id)
     if latency:
         middle, low, high = (number(value) for value in latency)
         plain.line(console, f"latency (clock) after over before {middle}, 90 % {low} to {high}")
+
+
+def _objections(record: AnalysisRecord, about: str, console: Console) -> None:
+    for held in objections_to(record, about):
+        who = "rules" if held.voice == "rules" else short(held.voice, 30)
+        told = f"objection ({held.kind}) of {short(held.agent, 30)}, {who}: {held.text}"
+        plain.paragraph(console, told, "yellow")
 
 
 def verdict(judged: Verdict, console: Console) -> None:

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from zsei.errors import OutputError
 from zsei.records import AnalysisRecord
-from zsei.report import select, text, trust, verdicts
+from zsei.report import rounds, select, text, trust, verdicts
 from zsei.report.bars import bar, bullet
 from zsei.report.edges import edge_table
 from zsei.report.flow_svg import Detail, flow_svg
@@ -170,6 +170,9 @@ def _render(record: AnalysisRecord, depth: Depth) -> str:
             kinds=kind_tables(record, depth.kinds),
             groups=select.by_code(record),
             proposals=verdicts.in_order(record),
+            turns=rounds.turns(record),
+            objections_to=partial(rounds.objections_to, record),
+            counted=rounds.counted(record),
             rankings=trust.rankings(record),
             slowest=select.slowest(record),
             parts=component_table(record, depth.listed),

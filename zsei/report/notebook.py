@@ -14,6 +14,7 @@ from rich.console import Console
 from zsei.records import AnalysisRecord, Finding, FlowData, Measurement, Verdict
 from zsei.report import details, terminal
 from zsei.report.flow_svg import Detail, flow_svg
+from zsei.report.rounds import counted, objections_to, turns
 from zsei.report.select import by_code
 from zsei.report.summary import answered, effect
 from zsei.report.text import clean, count, describe, measured, number, one_line, short, spread
@@ -102,6 +103,8 @@ def record_html(record: AnalysisRecord) -> str:
             f'<div style="font-weight:600;margin-top:8px">{part.question}</div>'
             f'<ul style="margin:2px 0;padding-left:20px">{facts}</ul>'
         )
+    if told := counted(record):
+        parts.append(f'<div style="{MUTED}">{escape(told)}</div>')
     groups = by_code(record)
     if groups:
         rows = [
@@ -117,10 +120,27 @@ def record_html(record: AnalysisRecord) -> str:
             verdict = verdict_of(record, proposal)
             rows.append(
                 (_outcome(verdict.outcome if verdict else "not tried"), _name(proposal.strategy),
-                 _text(scope(proposal), 60), _text(_said(verdict), 200))
+                 _text(scope(proposal), 60), _text(_said(verdict), 200),
+                 _objected(record, proposal.id))
             )  # fmt: skip
-        parts.append(_table(("verdict", "proposal", "of", "change or reason"), rows))
+        heads = ("verdict", "proposal", "of", "change or reason", "objections")
+        parts.append(_table(heads, rows))
+    if len(record.rounds) > 1:
+        rows = [
+            (str(t.number), escape(t.who), str(t.tried), str(t.accepted), str(t.rejected),
+             str(t.other), t.gain)
+            for t in turns(record)[-ROWS:]
+        ]  # fmt: skip
+        heads = ("round>", "proposed by", "tried>", "accepted>", "rejected>", "other>", "gain>")
+        parts.append(_table(heads, rows))
     return _frame("".join(parts))
+
+
+def _objected(record: AnalysisRecord, about: str) -> str:
+    return "<br>".join(
+        f"{escape(held.kind)}: {_text(one_line(held.text), 160)}"
+        for held in objections_to(record, about)[:3]
+    )
 
 
 def _said(verdict: Verdict | None) -> str:

@@ -15,7 +15,7 @@ _CRITICAL = {
 _QUESTIONS = {
     "go": ("strateg", "propos", "plan", "priorit"),
     "waste": ("redundan", "waste", "bottleneck"),
-    "trust": ("trust", "valid"),
+    "trust": ("trust", "valid", "critic"),
 }
 
 

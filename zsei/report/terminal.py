@@ -8,6 +8,7 @@ from rich.text import Text
 from zsei.records import AnalysisRecord, Answer, Interpretation, Verdict
 from zsei.report import plain
 from zsei.report.details import everything, finding, proposal
+from zsei.report.rounds import counted, objections_to, turns
 from zsei.report.select import by_code, slowest
 from zsei.report.summary import answered, effect
 from zsei.report.text import (
@@ -30,6 +31,7 @@ __all__ = ["answer", "everything", "finding", "proposal", "runs", "summary"]
 GROUPS_SHOWN = 7
 PROPOSALS_SHOWN = 7
 CHECKS_SHOWN = 6
+ROUNDS_SHOWN = 4
 FACTS_SHOWN = 4
 WORDS = 230
 """Characters of an interpretation; the report has the rest."""
@@ -49,18 +51,19 @@ def summary(record: AnalysisRecord, console: Console) -> None:
     voices = sorted({_voice(i.voice) for i in record.interpretations})
     if voices:
         words = ", ".join(v if v != "rules" else "rules, no language model" for v in voices[:4])
-        plain.line(console, Text(f"words by {words}", style="dim"))
+        also = counted(record)
+        plain.line(console, Text(f"words by {words}{'; ' if also else ''}{also}", style="dim"))
     if provenance.fidelity == "modules":
         plain.line(console, Text("coarse: the model could not be exported", style="yellow"))
     matters, waste, go = answered(record)
     plain.title(console, matters.question)
     for fact in matters.facts[:FACTS_SHOWN]:
         plain.paragraph(console, fact.text, indent=2, limit=400)
-    _words(matters.words, console)
+    _words(record, matters.words, console)
     _findings(record, console)
-    _words(waste.words, console)
+    _words(record, waste.words, console)
     _verdicts(record, console)
-    _words(go.words, console)
+    _words(record, go.words, console)
     _trust(record, console)
     _time(record, console)
     for failure in record.failures[:2]:
@@ -69,14 +72,16 @@ def summary(record: AnalysisRecord, console: Console) -> None:
         plain.line(console, Text(text, style="yellow"))
 
 
-def _words(spoken: Sequence[Interpretation], console: Console) -> None:
-    """The first of the texts, with its voice and what was struck out of it."""
+def _words(record: AnalysisRecord, spoken: Sequence[Interpretation], console: Console) -> None:
+    """The first of the texts, with its voice, what was struck out of it and held against it."""
     for interpretation in spoken[:1]:
         line = brief(interpretation.text, WORDS)
         if interpretation.voice != "rules":
             line = f"{_voice(interpretation.voice)}: {line}"
         if interpretation.struck:
             line += f" (struck out: {interpretation.struck})"
+        if held := objections_to(record, interpretation.id):
+            line += f" (objection: {', '.join(dict.fromkeys(o.kind for o in held))})"
         plain.paragraph(console, line, "dim", indent=2)
 
 
@@ -118,7 +123,25 @@ def _verdicts(record: AnalysisRecord, console: Console) -> None:
     plain.table(console, plain.columns("verdict", "what", "bound>", "limit>", "change"), rows)
     if len(proposals) > PROPOSALS_SHOWN:
         plain.line(console, f"  {len(proposals) - PROPOSALS_SHOWN} more of them")
-    return None
+    return _rounds(record, console)
+
+
+def _rounds(record: AnalysisRecord, console: Console) -> None:
+    """How turns were taken, where they were: the first and the last ones."""
+    told = turns(record)
+    if len(told) < 2:
+        return
+    rows = [
+        (
+            str(turn.number),
+            turn.who,
+            *(str(n) for n in (turn.tried, turn.accepted, turn.rejected, turn.other)),
+            turn.gain,
+        )
+        for turn in (told if len(told) <= ROUNDS_SHOWN else (told[0], *told[1 - ROUNDS_SHOWN :]))
+    ]
+    heads = ("round>", "proposed by", "tried>", "accepted>", "rejected>", "other>", "gain so far>")
+    plain.table(console, plain.columns(*heads), rows)
 
 
 def _judged(verdict: Verdict | None, what: str) -> Sequence[Text | str]:
