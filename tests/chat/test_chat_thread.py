@@ -79,6 +79,34 @@ def test_it_is_what_was_named_last(home: Path) -> None:
     assert events[-1].action.components == ("encoder.layers.0", "encoder.layers.1")
 
 
+def test_a_proposal_that_was_shown_is_gated_as_it(home: Path) -> None:
+    at = desk(home)
+    stored = at.record("last").proposals[0]
+    state, events = talk(at, f"what became of {stored.id}?")
+    assert stored.id in state.shown
+    state, events = talk(at, "gate it again", state=state)
+    assert events[0].action.proposal == stored
+
+
+def test_names_of_strangers_are_text(home: Path) -> None:
+    """Names of components reach what is said as text, and prompts as JSON inside of the data."""
+    at = desk(home, [step("say", text="Nothing to say.")] * 200)
+    _, record = copied(home)
+    named = [
+        component.model_copy(update={"id": f"{component.id}/{name}"})
+        for component, name in zip(record.components * 3, HOSTILE, strict=False)
+    ]
+    at.memory.add(record.model_copy(update={"id": "r-ff", "components": tuple(named)}))
+    state, events = talk(at, "use r-ff", *(f"ablate {part.id}" for part in named), "ablate", "?")
+    for event in events:
+        assert not any(ord(c) < 32 and c != "\n" for c in event.text), repr(event.text)
+        assert not any(c in event.text for c in "\x9b\u202e\x7f"), repr(event.text)
+    assert state.actions == 0
+    assert at.line is not None
+    for request in at.line.llm.requests:  # type: ignore[attr-defined]
+        assert request.prompt.count("</data>") == 2
+
+
 def test_a_comparison_tells_what_is_stored_at_once(home: Path) -> None:
     at = desk(home)
     record = at.record("last")

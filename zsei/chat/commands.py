@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from zsei.cards import Strategy
-from zsei.chat.components import components_in
+from zsei.chat.components import components_in, points_back
 from zsei.chat.records import Action
 from zsei.errors import UsageError
 from zsei.records import AnalysisRecord, ComponentKind, Proposal
@@ -154,8 +154,10 @@ def stored(record: AnalysisRecord, name: str) -> Action:
 def _gated(
     line: str, record: AnalysisRecord, strategies: Mapping[str, Strategy], shown: Sequence[str]
 ) -> Action | None:
-    named = _PROPOSAL.search(line)
-    if named:
+    named = _PROPOSAL.findall(line)
+    if not named and points_back(line):
+        named = [name for name in shown if name in {p.id for p in record.proposals}]
+    if len(named) == 1:
         return stored(record, named[0])
     lower = line.lower()
     strategy = next((name for name in strategies if name in lower), None) or next(

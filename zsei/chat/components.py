@@ -58,9 +58,15 @@ def components_in(text: str, record: AnalysisRecord, shown: Sequence[str] = ()) 
         take(match, tuple(names))
     for match in _LAYERS.finditer(rest.lower()):
         take(match, tuple(_one(record, "layer", n, "layer") for n in _numbers(match[1])))
-    if not found and shown and _POINTING.search(rest.lower()):
-        return tuple(shown)
+    if not found and points_back(rest):
+        known = {component.id for component in record.components}
+        return tuple(name for name in shown if name in known)
     return tuple(dict.fromkeys(name for _, names in sorted(found) for name in names))
+
+
+def points_back(text: str) -> bool:
+    """Whether a text speaks of what was shown last."""
+    return _POINTING.search(text.lower()) is not None
 
 
 def _ids(record: AnalysisRecord) -> re.Pattern[str]:

@@ -10,8 +10,10 @@ not read. Neither runs anything: an action runs when the user says yes.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from pydantic import JsonValue
 
 from zsei.chat import words
 from zsei.chat.carry_out import carry_out
@@ -24,7 +26,7 @@ from zsei.chat.voice import action_of, grounded, next_step, speaker
 from zsei.errors import LLMError, ZseiError
 from zsei.memory import Thread, ask_in, cards_of
 from zsei.records import AnalysisRecord
-from zsei.report.text import one_line
+from zsei.report.text import clean, one_line
 from zsei.subject.seeded import seeded
 
 LONGEST = 2000
@@ -45,7 +47,7 @@ class Conversation:
     pending: Action | None = None
     """What was offered and waits for a yes."""
     shown: tuple[str, ...] = ()
-    """Components of the last answer or action: "it", "them"."""
+    """Components and proposals of the last answer or action: "it", "them"."""
     lines: tuple[str, ...] = ()
     """The user's last lines, newest last."""
     actions: int = 0
@@ -89,7 +91,8 @@ def turn(desk: Desk, state: Conversation, line: str) -> tuple[Conversation, tupl
     pending, state = state.pending, replace(state, pending=None)
     try:
         if pending is not None and line.lower().rstrip(".!") in _YES:
-            return _run(desk, state, pending)
+            state, events = _run(desk, state, pending)
+            return state, _plain(events)
         if pending is not None and line.lower().rstrip(".!") in _NO:
             return state, (Event(kind="said", text="Left out."),)
         if not line:
@@ -103,8 +106,13 @@ def turn(desk: Desk, state: Conversation, line: str) -> tuple[Conversation, tupl
     except Exception as error:
         told = f"{type(error).__name__}: {error or 'no message'}"
         said = f"That ran into an error ZSEI does not know, {told}; the conversation goes on."
-        events = (Event(kind="refusal", text=one_line(said, LONGEST)),)
-    return replace(state, lines=(*state.lines, line)[-_REMEMBERED:]), events
+        events = (Event(kind="refusal", text=said),)
+    return replace(state, lines=(*state.lines, line)[-_REMEMBERED:]), _plain(events)
+
+
+def _plain(events: Sequence[Event]) -> tuple[Event, ...]:
+    """Events whose texts hold nothing that a terminal obeys, whatever names stand in them."""
+    return tuple(event.model_copy(update={"text": clean(event.text)}) for event in events)
 
 
 def cancelled(state: Conversation, seconds: float) -> Conversation:
@@ -167,8 +175,7 @@ def _answered(desk: Desk, state: Conversation, line: str) -> tuple[Conversation,
         state.thread, line, desk.memory, desk.line, cards_of(cards), cards=cards
     )
     cited = dict.fromkeys(c.run for c in answer.citations if c.run != "knowledge")
-    named = [row.get("component") for row in answer.rows]
-    shown = tuple(dict.fromkeys(name for name in named if isinstance(name, str)))
+    shown = tuple(dict.fromkeys(name for row in answer.rows for name in _named(row)))
     state = replace(
         state,
         thread=thread,
@@ -176,6 +183,14 @@ def _answered(desk: Desk, state: Conversation, line: str) -> tuple[Conversation,
         shown=shown[:_SHOWN] or state.shown,
     )
     return state, (Event(kind="answer", text=answer.text, voice=answer.voice, answer=answer),)
+
+
+def _named(row: Mapping[str, JsonValue]) -> list[str]:
+    """Ids that stand in a row of an answer: of a proposal, of its components, of one component."""
+    components = row.get("components")
+    listed = components if isinstance(components, list) else []
+    found = [row.get("id"), row.get("component"), *listed]
+    return [name for name in found if isinstance(name, str)]
 
 
 def _chosen(
