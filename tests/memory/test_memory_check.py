@@ -35,7 +35,7 @@ def memory(home: Path) -> Memory:
 def everything(memory: Memory) -> dict[str, list[tuple[object, ...]]]:
     """All rows of all tables of ours, but for what an index leaves and the numbers of passages."""
     with memory.reading() as db:
-        listed = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'chunk_%'"
+        listed = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'chunk_*'"
         names = {row["name"] for row in db.execute(listed)} - {"state", "sqlite_sequence"}
         held = {name: [dict(row) for row in db.execute(f"SELECT * FROM {name}")] for name in names}
     for row in held["chunks"]:
