@@ -33,6 +33,7 @@ from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
 from zsei.memory.thread import Thread, completed, followed
 from zsei.memory.vocabulary import Known, Vocabulary, generation, load
+from zsei.memory.words import content_words
 from zsei.records import Answer
 from zsei.resources import load_cards
 from zsei.settings import Settings
@@ -112,16 +113,16 @@ def ask_in(
     chosen, problem = _planned(reading, vocabulary)
     if "define" in reading.wishes and not reading.article and is_titled(question, pages):
         chosen, problem = QueryPlan(intent="define", subject="concept"), None
-    unread = chosen is None and problem is None and may_plan(reading)
+    unread = problem is None and _is_open(reading, chosen) and may_plan(reading)
     if unread and line is not None and cards is not None and vocabulary.runs:
         try:
-            chosen = plan_with(line, question, vocabulary, cards)
+            chosen = plan_with(line, question, vocabulary, cards) or chosen
         except LLMError as error:
             failure = type(error).__name__
     if chosen is not None and thread.runs:
         chosen = chosen.model_copy(update={"among": thread.runs})
     draft = problem or _carried_out(memory, reading, chosen, vocabulary, pages)
-    if unread and chosen is not None and line is not None:
+    if line is not None and chosen is not None and unread and chosen.subject != "passages":
         draft = replace(draft, remarks=f"{draft.remarks}\n(Read by {line.voice}, not by rules.)")
     said = _RULES
     if line is not None and cards is not None and draft.answered and not failure:
@@ -164,7 +165,8 @@ def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None
         names = ", ".join(repr(name) for name in reading.unknown)
         return chosen, refusal(f"No such name in memory: {names}. {_holdings(vocabulary)}")
     told = {"why", "where"} & reading.wishes
-    if chosen is None and reading.wishes & _NUMERIC and reading.leftovers and not told:
+    open_ended = chosen is None or chosen.subject == "passages"
+    if open_ended and reading.wishes & _NUMERIC and reading.leftovers and not told:
         return chosen, _not_known(reading.leftovers, vocabulary)
     if chosen is None or chosen.subject in ("concept", "passages", "similar"):
         return chosen, None
@@ -172,7 +174,16 @@ def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None
         return chosen.model_copy(update={"subject": "passages"}), None
     exact = chosen.subject in _EXACT or not chosen.restricts
     strange = reading.leftovers if exact else reading.restricting
+    if told and chosen.outcomes:  # the rest of the question tells what is supposed to have happened
+        strange = ()
     return chosen, _not_known(strange, vocabulary) if strange else None
+
+
+def _is_open(reading: Reading, chosen: QueryPlan | None) -> bool:
+    """Whether the rules found no more to do than to search for the words."""
+    if chosen is None:
+        return True
+    return chosen.subject == "passages" and "summary" not in reading.wishes
 
 
 def _not_known(words: tuple[str, ...], vocabulary: Vocabulary) -> Draft:
@@ -190,7 +201,9 @@ def _is_in_words(reading: Reading, chosen: QueryPlan) -> bool:
     if not reading.leftovers or named or chosen.intent == "compare":
         return False
     told = chosen.subject in ("measurements", "profile", "runs", "ranking")
-    seeks = bool({"where", "why"} & reading.wishes) and told
+    strange = 2 * len(reading.leftovers) > len(set(content_words(reading.text)))
+    loose = strange and not (chosen.operation or chosen.condition or chosen.components)
+    seeks = told and (bool({"where", "why"} & reading.wishes) or loose)
     return seeks or (chosen.subject == "profile" and not (chosen.operation or chosen.places))
 
 

@@ -22,6 +22,8 @@ _YEAR = r"(?P<year>(?:19|20)\d\d)"
 _COUNT = rf"(?P<count>\d+|{'|'.join(NUMBERS)})"
 _FORMS = (
     r"(?P<iso>(?:19|20)\d\d-\d\d(?:-\d\d)?)",
+    rf"(?:the\s+)?(?P<nth>first|second|third|fourth)\s+week\s+(?:of|in)\s+{_MONTH}"
+    rf"(?:,?\s+{_YEAR})?",
     rf"(?:the\s+)?{_DAY}\s+(?:of\s+)?{_MONTH}(?:,?\s+(?:of\s+)?{_YEAR})?",
     rf"{_MONTH}\s+(?:the\s+)?{_DAY}(?!\d)(?:,?\s+{_YEAR})?",
     rf"(?P<when>last|this|early|late)?\s*{_MONTH}(?:,?\s+(?:of\s+)?{_YEAR})?",
@@ -113,13 +115,16 @@ def _span(match: re.Match[str], today: date) -> Span | None:
 def _in_month(match: re.Match[str], today: date) -> Span | None:
     written = _given(match, "month")
     day, year = _given(match, "day"), _given(match, "year")
-    bare = not (day or year or _given(match, "lead") or _given(match, "when"))
+    bare = not (day or year or any(_given(match, part) for part in ("nth", "lead", "when")))
     if bare and written in _AMBIGUOUS:
         return None
     month = 1 + next(place for place, name in enumerate(_MONTHS) if name.startswith(written[:3]))
     if not year:  # the latest one that has begun
         first = date(today.year, month, int(day) if day else 1)
         year = str(today.year if first <= today else today.year - 1)
+    if nth := _given(match, "nth"):
+        first = date(int(year), month, 1 + 7 * ("first", "second", "third", "fourth").index(nth))
+        return (first.isoformat(), (first + timedelta(days=7)).isoformat())
     return _days(date(int(year), month, int(day))) if day else _month(int(year), month)
 
 

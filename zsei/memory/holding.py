@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from zsei.advice.numerals import numbers_in
 from zsei.memory.vocabulary import Vocabulary, plain
-from zsei.memory.words import OUTCOMES
+from zsei.memory.words import OUTCOMES, foreign_names
 
 _SLOT = re.compile(r"\{(r\d+\.\w+)\}")
 _MORE = (
@@ -70,7 +70,8 @@ def _names_others(bare: str, claims: Claims) -> bool:
         said = any(re.search(rf"\b{wording}\b", lowered) for wording in wordings)
         if said and outcome not in held:
             return True
-    if any(plain(match[0]) not in known for match in _IDENTIFIER.finditer(lowered)):
+    written = [*_IDENTIFIER.findall(lowered), *foreign_names(lowered)]
+    if any(plain(name) not in known for name in written):
         return True
     if claims.vocabulary is None:
         return False

@@ -117,6 +117,8 @@ def offsets(text: Remaining, count: int) -> tuple[int, ...]:
     newest = r"(?:last|latest|newest|most recent|recent)"
     for match in text.take(rf"\b{newest}\s+{COUNT}(?:\s+{NOUN})?\b"):
         found += range(whole(match[1]))
+    for match in text.take(rf"\b{COUNT}\s+{newest}(?:\s+{NOUN})?(?![\w-])"):
+        found += range(whole(match[1]))
     if list(text.take(rf"\b(?:both|the two)(?:\s+{NOUN})\b|\bboth\b")):
         found += (0, 1)
     before = rf"(?:previous|second last|earlier)(?:\s+(?:{NOUN}|one)|(?=\s*(?:$|\W*$|and\b|to\b)))"

@@ -107,7 +107,7 @@ def plan(reading: Reading, vocabulary: Vocabulary) -> QueryPlan | None:
         kinds=reading.named("kind"),
         metrics=reading.named("metric"),
         codes=_codes(reading, vocabulary),
-        strategies=reading.named("strategy"),
+        strategies=_strategies(reading),
         outcomes=reading.named("outcome"),
         proposals=reading.proposals,
         findings=reading.findings,
@@ -120,8 +120,9 @@ def plan(reading: Reading, vocabulary: Vocabulary) -> QueryPlan | None:
     )
     subject = _subject(reading, base, vocabulary)
     if subject is None:
-        return None
-    told = base.model_copy(update={"subject": subject, "intent": _intent(reading, subject, base)})
+        return base if base.models or base.runs or base.offsets or base.spans else None
+    intent = _intent(reading, subject, base, vocabulary)
+    told = base.model_copy(update={"subject": subject, "intent": intent})
     return _finished(told, reading)
 
 
@@ -140,14 +141,23 @@ def _codes(reading: Reading, vocabulary: Vocabulary) -> tuple[str, ...]:
     return codes
 
 
+def _strategies(reading: Reading) -> tuple[str, ...]:
+    """Strategies, narrowed by the kind named beside a word such as "pruned"."""
+    named = reading.named("strategy")
+    fitting = [name for name in named if any(kind in name for kind in reading.named("kind"))]
+    return tuple(fitting) or named
+
+
 def _operation(reading: Reading, vocabulary: Vocabulary) -> Operation | None:
     """What to do with the numbers; "how many FLOPs" asks for a sum, not for how many numbers."""
     counts = not reading.condition and not _codes(reading, vocabulary)
     how_much = bool(reading.named("metric") or reading.named("field")) and counts
     if "count" in reading.wishes and not how_much:
         return "count"
-    operations: tuple[Operation, ...] = ("mean", "sum", "max", "min")
-    found = next((operation for operation in operations if operation in reading.wishes), None)
+    operations: tuple[Operation, ...] = ("mean", "sum", "min", "max")  # "the top ones by lowest x"
+    found: Operation | None = None
+    for operation in reversed(operations):
+        found = operation if operation in reading.wishes else found
     inside = reading.components or reading.layers or reading.heads or reading.edges
     added = "count" in reading.wishes and set(reading.named("metric")) & _COUNTED
     return "sum" if found is None and added and not inside else found
@@ -230,11 +240,15 @@ def _asks_size_of_model(reading: Reading, base: QueryPlan) -> bool:
     return base.metrics == ("parameters",) and whole and not inside
 
 
-def _intent(reading: Reading, subject: Subject, base: QueryPlan) -> Intent:
+def _intent(reading: Reading, subject: Subject, base: QueryPlan, vocabulary: Vocabulary) -> Intent:
     if subject == "concept":
         return "define"
     if "compare" in reading.wishes and not (base.proposals or base.findings):
         return "compare"
+    if subject == "measurements" and base.operation in ("mean", "sum") and not base.everywhere:
+        sides = [set(vocabulary.models.get(label, ())) for label in base.models]
+        if len(sides) == 2 and not sides[0] & sides[1]:
+            return "compare"
     which = bool({"max", "min"} & reading.wishes) and not base.everywhere
     if subject in ("measurements", "runs") and which and _has_sides(reading, base):
         return "compare"
@@ -265,7 +279,7 @@ def _finished(told: QueryPlan, reading: Reading) -> QueryPlan:
         changes["operation"] = "mean"
     if told.subject == "findings" and told.operation == "count" and not told.kinds:
         changes["kinds"] = tuple(KIND_OF_CODE[code] for code in told.codes if code in KIND_OF_CODE)
-    if told.subject == "measurements":  # neurons are counted inside components
+    if told.subject in ("measurements", "verdicts"):  # neurons are counted inside components
         changes["kinds"] = tuple(kind for kind in told.kinds if kind not in _UNITS)
     if len(told.kinds) > 1 and "layer" in told.kinds:  # "which layer's MLP"
         changes["kinds"] = tuple(kind for kind in told.kinds if kind not in ("layer", *_UNITS))

@@ -14,7 +14,7 @@ from zsei.memory.dates import Span, spans
 from zsei.memory.places import COUNT, NOUN, Edge, offsets, paths, places, runs, tagged, whole
 from zsei.memory.remaining import Remaining
 from zsei.memory.vocabulary import Slot, Vocabulary
-from zsei.memory.words import ADJECTIVES, FAMILIES, KNOWN_FAMILIES, content_words
+from zsei.memory.words import ADJECTIVES, FAMILIES, content_words, foreign_names
 
 Comparison = Literal[">", ">=", "<", "<="]
 Group = Literal["layer", "kind", "run", "model"]
@@ -49,7 +49,8 @@ _ARTICLE = r"^\W*what(?:'s| is| are| was| were) (?:the|my|its|our)\b"
 _WISHES: tuple[tuple[Wish, str], ...] = (
     ("similar", rf"{NOUN}\s+(?:\w+\s+)?(?:like|similar to)(?: (?:this|that)(?: one)?)?"
                 r"|(?:most )?similar"),
-    ("compare", r"compar(?:e|es|ed|ing|ison)|versus|vs\.?|diff|differ\w*|better|worse"),
+    ("compare", r"compar(?:e|es|ed|ing|ison)|versus|vs\.?|diff|differ\w*|better|worse"
+                r"|against|contrast\w*|side by side|next to each other"),
     ("why", r"why|reasons?|how come"),
     ("count", r"how many|number of|no\. of|nr\.? of|# of|count(?: of)?"),
     ("unimportant", r"unimportant|useless|needless|dispensable|can (?:safely )?(?:go|be removed)"
@@ -72,12 +73,16 @@ _WISHES: tuple[tuple[Wish, str], ...] = (
                 r"|strateg(?:y|ies)"),
     ("proposed", r"propos(?:e|ed|al|als)|suggest(?:ed|ion|ions)?|recommend\w*"),
 )  # fmt: skip
+_TIMES = r"\bhow (?:many times|often)\b"
 _OTHER = r"\b(?:the |an)?other (?:one|run|analysis|model)\b"
 _WHOLE: tuple[tuple[Wish, str], ...] = (
     ("other", _OTHER),
     ("where", r"\bwhere\b|\bwhich (?:part|place|component)s?\b|^\W*what (?!is|are|was|were|do)"),
     ("comparative", r"\b(?:larger|higher|bigger|greater|more|smaller|lower|fewer|less)\b"),
-    ("compare", r"\bhow (?:did|has|have|had|does|do)\b.*\bchanged?\b"),
+    ("compare", r"\bhow (?:did|has|have|had|does|do)\b.*\bchanged?\b"
+                r"|\bwhat (?:has |had )?changed\b"),
+    ("count", _TIMES),
+    ("runs", _TIMES),
     ("follows", r"^\W*(?:and|or|but|so|now|then|what about|how about|what of|same)\b"
                 r"|\b(?:it|its|them|their|those|these|there|same)\b"
                 r"|\b(?:that|this) (?:one|run|analysis|model|layer|head|block|component)\b"),
@@ -129,8 +134,9 @@ def read(question: str, vocabulary: Vocabulary, today: date) -> Reading:
     """Take a question apart with the names the store holds; `today` is what "last week" means."""
     text = Remaining(question)
     unknown: list[str] = []
-    wishes = {wish for wish, pattern in _WHOLE if re.search(pattern, text.rest)}
-    list(text.take(_OTHER))
+    wishes: set[Wish] = {wish for wish, pattern in _WHOLE if re.search(pattern, text.rest)}
+    for pattern in (_OTHER, _TIMES, r"\b(?:all|at) the (?:same )?time\b"):
+        list(text.take(pattern))
     proposals = tagged(text, "p", vocabulary.proposals, unknown)
     findings = tagged(text, "f", vocabulary.findings, unknown)
     components, models = paths(text, vocabulary, unknown)
@@ -202,13 +208,10 @@ def _names(text: Remaining, vocabulary: Vocabulary) -> tuple[dict[Slot, list[str
 
 
 def _foreign_models(text: Remaining) -> list[str]:
-    """Words built on a well-known family, such as bert-large or llama3, that memory lacks."""
-    found = []
-    for match in re.finditer(r"[a-z][\w.-]*\w", text.rest):
-        pieces = re.split(r"[-_.]", match[0])
-        if any(re.sub(r"\d+$", "", piece) in KNOWN_FAMILIES for piece in pieces):
-            found.append(match[0])
-            text.blank(match)
+    """Models of well-known families that memory lacks."""
+    found = foreign_names(text.rest)
+    for name in found:
+        list(text.take(re.escape(name)))
     return found
 
 

@@ -143,6 +143,11 @@ def answer_verdicts(db: sqlite3.Connection, plan: QueryPlan, scope: Scope) -> Dr
         held = [row for row in held if not row["combined"]]
     if plan.operation in ("max", "min") and plan.metrics:
         held = _extreme(held, plan)
+    if plan.operation in ("mean", "sum") and plan.metrics and not plan.proposals:
+        return refusal(
+            f"No such number: {' or '.join(plan.metrics)} was measured before and after changes, "
+            f"and is not added up over them; ask about one change, or what it was."
+        )
     what = " or ".join(plan.outcomes) or "judged"
     if not held:
         return _none_judged(db, plan, scope, what, len(rows))

@@ -53,7 +53,8 @@ METRICS = {
                     "share of the memory"),
     "share": ("flow share", "share of the flow", "share"),
     "attribution": ("attribution",),
-    "dead_units": ("dead units", "number of dead units", "dead neurons", "dead channels"),
+    "dead_units": ("dead unit", "number of dead units", "dead neuron", "dead neurons",
+                   "dead channel", "dead channels"),
     "seconds": ("seconds", "time", "run time", "runtime", "latency"),
     "width": ("width",),
     "units": ("units", "number of units"),
@@ -103,11 +104,29 @@ KIND_OF_CODE = {"redundant-heads": "head", "redundant-layers": "layer"}
 """What is counted where the number of such things is asked for."""
 
 OUTCOMES = {
-    "accepted": ("accepted", "accept", "approved", "passed the gate", "allowed"),
-    "rejected": ("rejected", "reject", "refused", "turned down", "denied"),
+    "accepted": (
+        "accepted",
+        "accept",
+        "approved",
+        "passed the gate",
+        "allowed",
+        "approve",
+        "let through",
+    ),
+    "rejected": (
+        "rejected",
+        "reject",
+        "refused",
+        "refuse",
+        "turned down",
+        "denied",
+        "deny",
+        "declined",
+        "decline",
+    ),
     "inapplicable": ("inapplicable", "not applicable"),
     "inconclusive": ("inconclusive", "undecided"),
-    "failed": ("failed", "fail"),
+    "failed": ("failed", "fail", "crashed", "crash", "broke", "raised an error"),
 }
 
 STRATEGIES = {
@@ -173,6 +192,8 @@ NUMBERS = {
 }  # fmt: skip
 
 _SAYING_NOTHING = """
+    actually already anybody back between contrast mean name only please put side typical under
+    week
     already anybody anyone became become complete e.g entire full hi hello i.e previously ran
     running someone status whole
     a about across all also am an analyse analysed analyses analysis analyze analyzed and any
@@ -199,6 +220,15 @@ _STOPWORDS = frozenset(_SAYING_NOTHING.split())
 def content_words(text: str) -> list[str]:
     """The words of a question that say what it is about, lower case, in order."""
     return [word for word in re.findall(r"[^\W_]+", text.lower()) if word not in _STOPWORDS]
+
+
+def foreign_names(text: str) -> list[str]:
+    """Words built on a well-known family, such as bert-large or llama3, in lower-case text."""
+    return [
+        word
+        for word in re.findall(r"[a-z][\w.-]*\w", text)
+        if any(re.sub(r"\d+$", "", piece) in KNOWN_FAMILIES for piece in re.split(r"[-_.]", word))
+    ]
 
 
 def spoken(identifier: str) -> str:
