@@ -59,6 +59,8 @@ TRUE = {
     "Layer 1 has {encoder.layer.1:heads} heads.": "Layer 1 has 4 heads.",
     "The model has {model:layers} layers and {model:heads} heads.":
         "The model has 2 layers and 8 heads.",
+    f"Of the model's {{model:parameters}} parameters, {MLP0} holds {{{MLP0}:parameters}}.":
+        f"Of the model's 36,924 parameters, {MLP0} holds 8,352.",
     "It has {model:parameters} parameters.": "It has 36,924 parameters.",
     "It saw {analysis:calibration_samples} calibration samples, {analysis:samples_prose} of prose.":
         "It saw 32 calibration samples, 20 of prose.",
@@ -141,6 +143,10 @@ FALSE = [
     "The model has {model:heads} layers.",
     f"{HEADS[2]} alone has {{{FOUND[1]}:joint_effect}}.",
     f"{HEADS[1]} alone has {{{FOUND[1]}:ablation_effect#2}}.",
+    f"{MLP0} has {{model:parameters}} parameters.",
+    "There are {model:heads} heads in layer 1.",
+    f"The model has {{{MLP0}:parameters}} parameters.",
+    f"{RANK0} of {{model:heads}} heads are idle.",
     # slots that what stands around them turns into something else
     f"{MLP0} has -{SHARE0}.",
     f"{MLP0} has {SHARE0}{SHARE0}.",
@@ -189,6 +195,8 @@ FALSE = [
     f"{HEADS[0]} has a larger ablation effect than {HEADS[1]} and {HEADS[0]}.",
     f"{HEADS[0]} is as large as {HEADS[1]}.",
     "Layer 1 of layer 7 is idle.",
+    f"{ATTENTION0} outperforms {ATTENTION1}.",
+    f"{ATTENTION0} takes most of the operations.",
     f"{ATTENTION0} dominates {ATTENTION1}.",
     f"{ATTENTION0} matters more, {ATTENTION1} less.",
     f"{ATTENTION0} has twice the effective rank of {ATTENTION1}.",
@@ -296,7 +304,7 @@ WORDS = [
     "effective rank", "flops share", "ablation effect", "is larger than", "has a lower",
     "than", "of", "and", "is", "has", "the", "heads", "12", "half", "three", "%", "layer 1",
     "layer 9", "f-0123456789ab", FOUND[0], "conv_9", "not", ",", "-", "it", "the largest",
-    "exceeds", "²", "٣", "encoder.layer.9/mlp",
+    "exceeds", "the model", "²", "٣", "encoder.layer.9/mlp",
 ]  # fmt: skip
 
 

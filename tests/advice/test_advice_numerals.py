@@ -11,7 +11,8 @@ NUMBERS = [
     "twice", "thrice", "doubles", "doubling", "tripled", "threefold", "hundredfold", "percent",
     "many per cent", "a percentage", "93 %", "so many %", "9\u2030", "an order of magnitude",
     "the third layer", "the seventh head", "the second layer", "the last block", "one head",
-    "a single layer", "millions", "II", "XII", "MMXXVI",
+    "a single layer", "V heads", "a couple of heads", "a majority", "millions",
+    "II", "XII", "MMXXVI",
     "\u0663\u0664", "\uff19", "\u00bd", "\u00b2", "\u2167", "\u2468", "\u4e09", "\U0001d7d7",
     "\U0001f51f", "9\ufe0f\u20e3", "\U0001f4af", "\u0be7", "&#57;",
 ]  # fmt: skip

@@ -20,6 +20,8 @@ MISSING = {"layer 9", "f-0123456789ab", "conv_9", "encoder.layer.9/mlp"}
 LINKS = {"of", "is", "has", "the"}
 AFTER_THAN = {"of", "is", "has", "the", "it"}
 NEGATED = "not"
+WHOLE = "{model:heads}"
+"""The only slot of the model."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Oracle:
         if name == "heads":
             heads = [part for part, kind in self.kinds.items() if kind == "head"]
             inside = [part for part in heads if owner == "model" or self.within(part, owner)]
-            at = frozenset(()) if owner == "model" else frozenset((owner,))
+            at = frozenset() if owner == "model" else frozenset((owner,))
             return Number("heads", len(inside), "count", at) if inside else None
         for component, taken in self.record.measurements.items():
             for one in taken:
@@ -272,23 +274,31 @@ class Oracle:
         return after[:1] != ["heads"] or number.measurement == "heads"
 
     def wrong_places(self, words: Sequence[str]) -> Iterator[str]:
-        """Numbers at another component than the one that is named for them."""
-        items = [(self.component(word), self.number(word)) for word in words]
-        items = [(c, n) for c, n in items if c is not None or (n is not None and n.at)]
-        components = [component for component, _ in items if component is not None]
-        numbers = [number for component, number in items if component is None]
+        """Numbers at something else than what is named for them."""
+        components = [name for word in words if (name := self.component(word))]
+        numbers = [word for word in words if self.number(word)]
         if not components:
+            owners = {word[1:].rsplit(":", 1)[0] for word in numbers}
+            if "the model" in words and owners & set(self.kinds):
+                yield "said of the model"
             return
         readings = []
-        for order in (items, items[::-1]):
-            fits, last = True, None
-            for component, number in order:
-                last = component or last
-                fits = fits and (number is None or self.belongs(number, last))
+        for order in (words, words[::-1]):
+            fits, last, part = True, None, None
+            for word in order:
+                part = self.component(word) or part
+                last = word if word == "the model" or self.component(word) else last
+                if word == WHOLE:
+                    fits = fits and last == "the model"
+                elif word in numbers:
+                    fits = fits and self.belongs(self.number(word), part)
             readings.append(fits)
         readings.append(
             len(numbers) == len(components)
-            and all(self.belongs(n, c) for n, c in zip(numbers, components, strict=True))
+            and WHOLE not in numbers
+            and all(
+                self.belongs(self.number(n), c) for n, c in zip(numbers, components, strict=True)
+            )
         )
         if not any(readings):
             yield "in the wrong place"

@@ -8,13 +8,14 @@ around it ("-{a:rms}", "{a:rms} million").
 import re
 from collections.abc import Callable, Sequence
 
-from zsei.advice.facts import Facts
+from zsei.advice.facts import MODEL, Facts
 from zsei.advice.names import Mention, Names, Slot
 from zsei.advice.numerals import NOUNS
 
 _NEAR = 60
 """Characters before a slot that may change what it says."""
 _PRONOUN = re.compile(r"\b(?:it|its|they|their|them|both|these|this|that|those)\b", re.IGNORECASE)
+_WHOLE = re.compile(r"\b(?:model|network)\b", re.IGNORECASE)
 _OPENS = re.compile(r"(?:^|[\s(\[\"'`“‘/=:~≈])$")
 _SIGNED = re.compile(
     r"(?:[-\u2212+±]\s*|\b(?:minus|plus|point|times|over|divided by|"
@@ -34,7 +35,7 @@ _LINK = (
 _BEFORE = re.compile(rf"{_LINK}$", re.IGNORECASE)
 _AFTER = re.compile(r"\s+(?:of\s+)?(?:the\s+|its\s+|their\s+)?$", re.IGNORECASE)
 _NOUN = re.compile(
-    r"\s+(?:of\s+)?(?:(?:the|all|its|their|these|those)\s+)?"
+    r"\s+(?:of\s+)?(?:\x01+\s+)?(?:(?:the|all|its|their|these|those)\s+)?"
     r"(?:(?!(?:in|at|of|for|the|and|or|is|are|has|have|by|on|with|from|to|as|than|while|when|which|"
     r"that|its|an?|both|all|not|it|but|behind|before|after|into)\b)[a-z-]+\s+)?"
     rf"(?P<noun>{NOUNS})\b",
@@ -103,36 +104,50 @@ def _counts(measurement: str, noun: str) -> bool:
 
 
 def _placed(slots: Sequence[Slot], names: Names, facts: Facts, subject: frozenset[str]) -> bool:
-    """Whether there is one way of reading in which every number belongs to its component.
+    """Whether there is one way of reading in which every number belongs to what it is said of.
 
-    Each number belongs to the component named before it, or each to the one named after it, or they
-    stand in the same order as the components.
+    Each number belongs to what is named before it, or each to what is named after it, or they stand
+    in the same order. What is named is a component or, in words, the model; a number of the model
+    belongs to the model alone, that of a component or finding to components, where any is named.
     """
-    bound = [slot for slot in slots if slot.fact is not None and slot.fact.components]
-    mentions = [mention for mention in names.mentions if mention.ids]
-    if not mentions:
+    bound = [slot for slot in slots if _owner(slot)]
+    parts = [mention for mention in names.mentions if mention.ids]
+    whole = [
+        Mention(start=m.start(), end=m.end(), ids=frozenset((MODEL,)))
+        for m in _WHOLE.finditer(names.rest)
+    ]
+    if not parts:
         pronoun = bound and _PRONOUN.search(names.rest[: bound[0].start])
-        return not (pronoun and subject) or all(_belongs(slot, subject, facts) for slot in bound)
+        said_of_whole = bool(whole) and any(slot.owner in facts.components for slot in bound)
+        of_subject = not (pronoun and subject) or all(_belongs(s, subject, facts) for s in bound)
+        return of_subject and not said_of_whole
+    everything = sorted((*parts, *whole), key=lambda mention: mention.start)
+
+    def choice(slot: Slot) -> list[Mention]:
+        return everything if slot.owner == MODEL else parts
+
+    def before(slot: Slot) -> Mention | None:
+        return next((m for m in reversed(choice(slot)) if m.end <= slot.start), None)
+
+    def after(slot: Slot) -> Mention | None:
+        return next((m for m in choice(slot) if m.start >= slot.end), None)
 
     def each(pick: Callable[[Slot], Mention | None]) -> bool:
         picked = [(slot, pick(slot)) for slot in bound]
         return all(m is not None and _belongs(slot, m.ids, facts) for slot, m in picked)
 
-    def before(slot: Slot) -> Mention | None:
-        return next((m for m in reversed(mentions) if m.end <= slot.start), None)
-
-    def after(slot: Slot) -> Mention | None:
-        return next((m for m in mentions if m.start >= slot.end), None)
-
-    in_order = len(bound) == len(mentions) and all(
-        _belongs(slot, mention.ids, facts) for slot, mention in zip(bound, mentions, strict=True)
+    in_order = len(bound) == len(parts) and all(
+        _belongs(slot, mention.ids, facts) for slot, mention in zip(bound, parts, strict=True)
     )
     return each(before) or each(after) or in_order
 
 
+def _owner(slot: Slot) -> frozenset[str]:
+    """What a slot's number is said of: components, or the model; nothing, for the analysis."""
+    assert slot.fact is not None
+    return frozenset((MODEL,)) if slot.owner == MODEL else slot.fact.components
+
+
 def _belongs(slot: Slot, ids: frozenset[str], facts: Facts) -> bool:
     """Whether a slot's number is measured at one of these components, or at a part of one."""
-    assert slot.fact is not None
-    return any(
-        name in ids or not ids.isdisjoint(facts.above(name)) for name in slot.fact.components
-    )
+    return any(name in ids or not ids.isdisjoint(facts.above(name)) for name in _owner(slot))

@@ -17,10 +17,11 @@ _LESS = "less|fewer|smaller|lower|weaker|narrower|shallower|cheaper|lighter|shor
 _MOST = "largest|highest|greatest|biggest|strongest|widest|costliest|heaviest|most"
 _LEAST = "smallest|lowest|weakest|narrowest|cheapest|lightest|fewest|least"
 _EXCEEDS = r"exceed\w*|outweigh\w*|surpass\w*|outstrip\w*|outnumber\w*|outrank\w*|dwarf\w*"
+_BEATS = r"outperform\w*|outdo\w*|outscore\w*|outclass\w*|overtak\w+|beats?"
 _SIZES = "large|high|big|great|small|low|much|many|few|little|strong|weak|wide|important|costly"
 _TWO_SIDED = re.compile(
     rf"\b(?:(?:(?P<more>{_MORE})|(?P<less>{_LESS}))\b(?P<between>[^.;\x01\x02]{{0,60}}?)\bthan\b"
-    rf"|(?P<exceeds>{_EXCEEDS})\b"
+    rf"|(?P<exceeds>{_EXCEEDS}|{_BEATS})\b"
     rf"|(?P<same>equals?(?: to)?|as (?:{_SIZES}) as|as (?:{_SIZES}) an? [\w\x04 ]{{1,30}} as)\b)",
     re.IGNORECASE,
 )
@@ -193,7 +194,8 @@ def _is_first(match: re.Match[str], names: Names, facts: Facts) -> bool | None:
     kinds = {facts.components[name].kind for name in ids if name in facts.components}
     measurement = _measurement_near(match, names)
     negated = _negated(match, names)
-    if measurement is None or len(kinds) != 1 or negated:
+    counts = re.match(r"\s+of\b", names.sentence[match.end() :])  # "most of" says more than half
+    if measurement is None or len(kinds) != 1 or negated or counts:
         return False
     everyone = [c.id for c in facts.components.values() if c.kind in kinds]
     values = {name: facts.value(name, measurement) for name in everyone}

@@ -53,6 +53,8 @@ class Slot:
 
     start: int
     end: int
+    owner: str
+    """Id of a component, finding or proposal; `model` or `analysis`."""
     fact: Fact | None
 
 
@@ -106,10 +108,7 @@ class Reader:
 
     def read(self, sentence: str) -> Names:
         """All names of a sentence."""
-        slots = tuple(
-            Slot(start=m.start(), end=m.end(), fact=self._facts.find(plain(m[1]), m[2].strip()))
-            for m in SLOT.finditer(sentence)
-        )
+        slots = tuple(map(self._slot, SLOT.finditer(sentence)))
         rest = SLOT.sub(lambda slot: SLOT_MARK * len(slot[0]), sentence)
         found = self._ids.find(rest)
         mentions, words = [], []
@@ -141,6 +140,11 @@ class Reader:
             rest=rest,
             unknown=(*_NAME_LIKE.findall(rest), *_MIXED.findall(rest), *self._paths(rest)),
         )
+
+    def _slot(self, match: re.Match[str]) -> Slot:
+        owner = self._facts.owners.get(plain(match[1]), match[1])
+        fact = self._facts.find(owner, match[2].strip())
+        return Slot(start=match.start(), end=match.end(), owner=owner, fact=fact)
 
     def _is_meant(
         self, mention: Mention, measurements: Iterable[Measured], slots: Iterable[Slot]

@@ -20,7 +20,7 @@ _PARTS = (
 )  # fmt: skip
 _RATIOS = (
     "twice", "thrice", "doubl(?:e[ds]?|ing|y)", "tripl(?:e[ds]?|ing|y)", "quadrupl(?:e[ds]?|ing)",
-    "percent", "per cent", "percentage", r"orders? of magnitude",
+    "percent", "per cent", "percentage", r"orders? of magnitude", "couple", "majority",
 )  # fmt: skip
 NOUNS = (
     "heads?|layers?|blocks?|neurons?|channels?|units?|experts?|attentions?|mlps?|norms?|convs?|"
@@ -38,6 +38,7 @@ _NUMERAL = re.compile(
     re.IGNORECASE,
 )
 _ROMAN = re.compile(
+    rf"\b[IVXLCDM]\s+(?:{NOUNS})\b|"
     r"\b(?=[IVXLCDM]{2,}\b)M{0,4}(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})\b"
 )
 _NAMED_SO = re.compile(r"DIGIT|NUMBER|NUMERAL|FRACTION|KEYCAP|HUNDRED|COUNTING ROD|TALLY")
