@@ -16,6 +16,17 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakePipeline:
     return install(monkeypatch, sample_record("accepted", "rejected"))
 
 
+def test_the_budget_of_a_language_model_joins_what_is_set_elsewhere(
+    fake: FakePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZSEI_LLM_CALL__MAX_TOKENS", "700")
+    words = "analyze --llm-calls 5 --llm-tokens 9000 --llm-cost 0.25 --quiet --json"
+    assert main(words.split()) == 0
+    limits = fake.calls[0].settings.llm_call
+    assert (limits.max_calls, limits.max_total_tokens, limits.max_cost) == (5, 9000, 0.25)
+    assert limits.max_tokens == 700
+
+
 def test_analyze_passes_every_option_on(fake: FakePipeline, tmp_path: Path) -> None:
     for name in ("prose.txt", "code.txt"):
         (tmp_path / name).write_text("words")

@@ -19,6 +19,7 @@ WRONG = {
     "seed is no number": (["analyze", "--seed", "x"], "--seed"),
     "seed below zero": (["analyze", "--seed", "-1"], "'seed'"),
     "budget of nothing": (["analyze", "--budget", "0"], "'budget'"),
+    "no call at all": (["analyze", "--llm-calls", "0"], "ZSEI_LLM_CALL__MAX_CALLS"),
     "data that is not there": (["analyze", "--data", "prose=missing.txt"], "missing.txt"),
     "question missing": (["ask"], "question"),
     "out missing": (["apply", "last"], "--out"),

@@ -4,7 +4,7 @@ from zsei.advice.agents import Session, request_of
 from zsei.advice.facts import Facts
 from zsei.advice.names import Reader
 from zsei.advice.schemas import OUTPUTS
-from zsei.analyzers.check_strategies import NAME as AFTER_THE_GATE
+from zsei.analyzers.check_strategies import strategy_checks
 from zsei.cards import AgentCard, Cards
 from zsei.errors import UsageError
 from zsei.llm import LLMRequest
@@ -40,7 +40,8 @@ def preview(
 
 def _unjudged(record: AnalysisRecord) -> AnalysisRecord:
     """The record as it was when agents interpreted it: nothing said, proposed or judged yet."""
-    checks = tuple(c for c in record.validation.checks if c.name != AFTER_THE_GATE)
+    after = strategy_checks(record.proposals, record.verdicts)
+    checks = tuple(check for check in record.validation.checks if check not in after)
     return record.model_copy(
         update={
             "interpretations": (),

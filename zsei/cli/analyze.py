@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 import typer
 
 from zsei.cli import codes
-from zsei.cli.options import Json, Llm, RemoteCode, data_groups, settings
+from zsei.cli.options import (
+    Json,
+    Llm,
+    LlmCalls,
+    LlmCost,
+    LlmTokens,
+    RemoteCode,
+    data_groups,
+    llm_budget,
+    settings,
+)
 
 Objective = Literal[
     "auto", "fidelity", "causal-lm", "masked-lm", "classification", "regression", "similarity"
@@ -31,6 +41,9 @@ def analyze(
         Safety | None, typer.Option(help="How much quality a change may cost. [moderate]")
     ] = None,
     llm: Llm = None,
+    llm_calls: LlmCalls = None,
+    llm_tokens: LlmTokens = None,
+    llm_cost: LlmCost = None,
     budget: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Time it may take; optional work is left out."),
@@ -55,6 +68,7 @@ def analyze(
         chosen = settings(
             safety=safety,
             llm=llm,
+            llm_call=llm_budget(llm_calls, llm_tokens, llm_cost),
             budget=budget,
             seed=seed,
             allow_remote_code=allow_remote_code or None,

@@ -18,6 +18,18 @@ Llm = Annotated[
         help="Language model that explains and proposes; none lets rules speak. [$ZSEI_LLM, none]",
     ),
 ]
+LlmCalls = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Calls to the language model in all. [40]"),
+]
+LlmTokens = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Tokens that it may read and write in all. [1000000]"),
+]
+LlmCost = Annotated[
+    float | None,
+    typer.Option(metavar="DOLLARS", help="What all calls may cost. [no limit]"),
+]
 Run = Annotated[str, typer.Argument(help="Id of an analysis, as `zsei list` shows it.")]
 RemoteCode = Annotated[
     bool,
@@ -34,6 +46,14 @@ def settings(**given: Any) -> "Settings":
     from zsei.settings import Settings
 
     return _settings(Settings, given)
+
+
+def llm_budget(
+    calls: int | None, tokens: int | None, cost: float | None
+) -> dict[str, float] | None:
+    """The part of the settings that the options of the language model's budget stand for."""
+    given = {"max_calls": calls, "max_total_tokens": tokens, "max_cost": cost}
+    return {name: value for name, value in given.items() if value is not None} or None
 
 
 def settings_of_prune(**given: Any) -> "Settings":
@@ -67,7 +87,8 @@ def _settings(make: "Callable[..., Settings]", given: dict[str, Any]) -> "Settin
         name = ".".join(str(part) for part in first["loc"])
         raise UsageError(
             f"The setting '{name}' does not fit: {first['msg']}, but it is {first['input']!r}; "
-            f"mend it on the command line, in ZSEI_{name.upper()} or in zsei.toml."
+            f"mend it on the command line, in ZSEI_{name.upper().replace('.', '__')} or in "
+            f"zsei.toml."
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"zsei.toml must be TOML, but {error}; mend or remove it.") from error
