@@ -13,6 +13,7 @@ from zsei.advice.evidence import BUILDERS, data_block
 from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
+from zsei.advice.phases import PHASES
 from zsei.advice.schemas import OUTPUTS
 from zsei.cards import OF_QUESTIONS, OUTPUT_OF, Evidence
 from zsei.errors import LLMTimeout, UsageError
@@ -443,6 +444,15 @@ def test_without_candidates_nobody_is_asked() -> None:
 def test_the_closed_lists_are_the_same_everywhere() -> None:
     assert set(get_args(Evidence)) - OF_QUESTIONS == set(BUILDERS)
     assert set(OUTPUTS) <= set(OUTPUT_OF.values())
+
+
+def test_every_finding_belongs_to_a_phase_and_every_name_in_one_is_a_metric() -> None:
+    from zsei.analyzers import ANALYZERS
+
+    for analyzer in ANALYZERS:
+        assert any(phase.takes(analyzer.code) for phase in PHASES.values()), analyzer.code
+    for phase in PHASES.values():
+        assert phase.measurements | phase.matrices <= set(CARDS.metrics)
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUTS))

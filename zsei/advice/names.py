@@ -8,10 +8,11 @@ that does not exist does not hold.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from zsei.advice.facts import ANALYSIS, MODEL, Fact, Facts, plain
 from zsei.advice.numerals import NOUNS, numbers_in
-from zsei.advice.whole import WholeNames, lower, marked
+from zsei.advice.whole import lower, marked, whole_names
 from zsei.cards import Cards
 
 SLOT = re.compile(r"\{([^{}\n]+):([^{}:\n]+)\}")
@@ -97,13 +98,12 @@ class Reader:
         written = {quoted(name): name for name in facts.components}
         written |= {f"`{name}`": name for name in facts.components if is_plain(name)}
         self._written = written
-        self._ids = WholeNames(written)
+        self._ids = whole_names(frozenset(written))
         others = [*facts.findings, *facts.proposals]
-        self._others = WholeNames([*others, *(f"`{name}`" for name in others)])
-        self._words = WholeNames(
-            [*self._phrases, *(f"`{name}`" for name in self._phrases)], plural=True
-        )
-        self._excused = WholeNames(_excused(facts, cards))
+        self._others = whole_names(frozenset((*others, *(f"`{name}`" for name in others))))
+        words = frozenset((*self._phrases, *(f"`{name}`" for name in self._phrases)))
+        self._words = whole_names(words, plural=True)
+        self._excused = whole_names(frozenset(_excused(facts, cards)))
         self._segments = {part for name in facts.components for part in re.split("[./]", name)}
 
     def read(self, sentence: str) -> Names:
@@ -196,6 +196,7 @@ class Reader:
         ]  # fmt: skip
 
 
+@lru_cache(maxsize=16_384)
 def is_plain(name: str) -> bool:
     """Whether a name can stand in a sentence as it is: it is not taken for prose or a number."""
     return _PLAIN.fullmatch(name) is not None and not numbers_in(re.sub(r"\d", "", name))
@@ -241,7 +242,14 @@ def _excused(facts: Facts, cards: Cards) -> set[str]:
     standing = {name for name in ours if re.search("[A-Za-z]", name)} | set(
         filter(is_plain, theirs)
     )
-    return quotable | {name for name in standing if numbers_in(name) or "_" in name or "/" in name}
+    return quotable | {
+        name for name in standing if _says_number(name) or "_" in name or "/" in name
+    }
+
+
+@lru_cache(maxsize=1024)
+def _says_number(name: str) -> bool:
+    return bool(numbers_in(name))
 
 
 def _all_but_joints(match: re.Match[str]) -> str:

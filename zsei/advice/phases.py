@@ -56,7 +56,10 @@ PHASES: Mapping[str, Phase] = {
             "flow_routes token_flow criticality_share effective_look_back norm_outlier_ratio "
             "norm_rank_ratio norm_rms_ratio norm_size_spread"
         ),
-        findings=("-bottleneck", "critical-path-", "criticality", "dead-units", "saturated-units"),
+        findings=(
+            "-bottleneck", "critical-path-", "criticality", "dead-units", "saturated-units",
+            "undefined-values",
+        ),
         matrices=_names("token_flow token_kind_flow flow_routes context_effect spatial_flow"),
     ),
     "gradient": Phase(

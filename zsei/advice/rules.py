@@ -185,6 +185,8 @@ def _most_important(facts: Facts) -> Iterator[str]:
 
 def _integration(facts: Facts, cards: Cards) -> Iterator[str]:
     """What the writers of the stream give its readers."""
+    if facts.record.edges:
+        yield "What parts of the model hand each other, as far as the output hangs on it:"
     for edge in facts.record.edges[:_EDGES]:
         name = f"{EDGE}@{edge.reader}"
         fact = facts.find(edge.writer, name)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _START = re.compile(r"(?<![\w./#-])[^\s\x00-\x1f]")
 _END = re.compile(r"(?![\w/#]|[.-]\w)")
@@ -50,6 +51,12 @@ class WholeNames:
                     if text.startswith(ending, start + len(name)) and _END.match(text, end):
                         return start, end, name
         return None
+
+
+@lru_cache(maxsize=16)
+def whole_names(names: frozenset[str], *, plural: bool = False) -> WholeNames:
+    """Names arranged once: those of the cards are the same for every record."""
+    return WholeNames(names, plural=plural)
 
 
 def marked(text: str, found: Iterable[Found], mark: str) -> str:
