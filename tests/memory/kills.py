@@ -48,7 +48,7 @@ def small_record(seed: int) -> AnalysisRecord:
     return record.model_copy(update={"id": f"run-{seed}"})
 
 
-def large_record(seed: int, findings: int = 300) -> AnalysisRecord:
+def large_record(seed: int, findings: int = 130) -> AnalysisRecord:
     """An analysis whose passages make Chroma flush its index."""
     many = tuple(
         Finding.make(
