@@ -2,6 +2,8 @@
 
 import json
 import math
+import random
+from collections.abc import Callable
 
 import networkx as nx
 import pytest
@@ -10,9 +12,13 @@ from torch import nn
 
 import zsei
 from tests import factories
+from tests.hostile import HOSTILE
 from tests.trained import TRAINED
 from zsei import pipeline
-from zsei.errors import ModelError, UsageError
+from zsei.cli import codes
+from zsei.errors import LLMRefused, LLMTimeout, ModelError, UsageError
+from zsei.llm import LLMRequest, ScriptedLLM
+from zsei.llm.scripted import Script
 from zsei.records import AnalysisRecord
 from zsei.settings import Settings
 from zsei.subject.program import model_hash
@@ -224,16 +230,89 @@ def test_analysis_is_remembered_and_can_be_asked_about(tmp_path) -> None:
     assert {citation.run for citation in answer.citations} == {record.id}
 
 
-def test_a_language_model_that_fails_leaves_the_rules_standing(tmp_path) -> None:
-    script = tmp_path / "answers.json"
-    script.write_text(json.dumps(["nonsense"] * 12))
+SPOKEN = {
+    "interpretations", "objections", "proposals", "verdicts", "combined", "rounds", "failures",
+    "provenance", "validation", "means", "fitted", "id",
+}  # fmt: skip
+"""Parts of a record that may say more when a language model speaks; all others are numbers."""
+
+
+def chatter(kind: str) -> Callable[[LLMRequest], Script]:
+    """A language model that answers garbage of one kind, and never anything that fits."""
+    chance = random.Random(kind)
+
+    def answer(request: LLMRequest) -> Script:
+        if kind == "bytes":
+            return chance.randbytes(chance.randrange(300))
+        if kind == "hostile":
+            return chance.choice(HOSTILE)
+        if kind == "wrong type":
+            return json.dumps({"accepted": "all", "limit": 1.0, "verdict": "accepted"})
+        if kind == "refusal":
+            return LLMRefused("It declined.")
+        return LLMTimeout("It took too long.")
+
+    return answer
+
+
+@pytest.mark.parametrize("kind", ["bytes", "hostile", "wrong type", "refusal", "silence"])
+def test_a_language_model_that_talks_nonsense_changes_no_number(
+    kind: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, data = factories.tiny_mlp()
-    record = zsei.analyze(model, data, settings=small(tmp_path, llm=f"scripted:{script}"))
-    assert {failure.stage for failure in record.failures} == {"advice"}
-    assert any(said.voice == "rules" for said in record.interpretations)
     plain = zsei.analyze(model, data, settings=small(tmp_path))
-    assert record.measurements == plain.measurements
+    talking = ScriptedLLM(chatter(kind))
+    monkeypatch.setattr("zsei.llm.line.connect", lambda settings: talking if settings.llm else None)
+    record = zsei.analyze(model, data, settings=small(tmp_path, llm="some/model"))
+    assert talking.requests
+    for field in set(type(record).model_fields) - SPOKEN - {"timings"}:
+        assert getattr(record, field) == getattr(plain, field), field
     assert record.verdicts == plain.verdicts
+    assert record.proposals == plain.proposals
+    assert (record.rounds, record.combined) == (plain.rounds, plain.combined)
+    assert (record.validation, record.means, record.fitted) == (
+        plain.validation, plain.means, plain.fitted,
+    )  # fmt: skip
+    assert record.interpretations == plain.interpretations
+    assert record.objections == plain.objections
+    assert {failure.stage for failure in record.failures} == {"advice"}
+    assert (codes.of_record(record), codes.of_record(plain)) == (4, 0)
+
+
+def test_a_strategist_has_turns_of_its_own_and_each_is_kept(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for one candidate a turn; its critic objects to each."""
+    asked: list[str] = []
+
+    def answer(request: LLMRequest) -> Script:
+        if request.answer_name not in ("StrategyPlan", "Critique"):
+            return LLMRefused("Not this one.")
+        data = json.loads(request.prompt.split("<data>\n")[1].split("\n</data>")[0])
+        if request.answer_name == "Critique":
+            held = [
+                {"about": proposal["id"], "kind": "risk", "text": "This may well fail."}
+                for proposal in data["proposals"]["shown"]
+            ]
+            return json.dumps({"text": "Mind the risk.", "objections": held})
+        first = data["candidates"]["shown"][:1]
+        asked.extend(candidate["id"] for candidate in first)
+        choices = [{"candidate": one["id"], "rationale": "Worth a try."} for one in first]
+        return json.dumps({"text": "One at a time.", "choices": choices, "variants": []})
+
+    monkeypatch.setattr("zsei.llm.line.connect", lambda settings: ScriptedLLM(answer, "some/model"))
+    model, data = wasteful()
+    settings = small(tmp_path, samples=128, batch_size=16, max_proposals=1, llm="some/model")
+    record = zsei.analyze(model, data, settings=settings)
+    assert [turn.voice for turn in record.rounds] == ["rules", *["some/model"] * (len(asked))]
+    assert len(asked) >= 2
+    assert [turn.proposal_ids for turn in record.rounds[1:]] == [(name,) for name in asked]
+    assert {o.about for o in record.objections if o.voice == "some/model"} == set(asked)
+    told = {interpretation.id: interpretation for interpretation in record.interpretations}
+    for turn in record.rounds[1:]:
+        assert {told[name].agent for name in turn.interpretation_ids} == {"strategist", "critic"}
+    assert zsei.apply(record, model)(data[0][:2]).shape == (2, 3)
+    assert AnalysisRecord.model_validate_json(record.model_dump_json()) == record
 
 
 def test_a_spent_budget_leaves_out_proposals_and_says_so(tmp_path) -> None:
