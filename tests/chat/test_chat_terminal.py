@@ -1,9 +1,10 @@
 """`zsei chat` as somebody at a terminal meets it, and as a program behind a pipe does."""
 
+import io
 import json
 import os
+import signal
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from chat.chat_subjects import copied
 from chat.slow_factory import WAIT
 
 from zsei.chat.records import Exchange
+from zsei.cli import main
 from zsei.memory import Memory
 from zsei.records import AnalysisRecord
 from zsei.report.text import number
@@ -108,7 +110,10 @@ def test_a_conversation_at_a_terminal(
     assert effect in [row.measurement for row in ran.rows]
 
 
-def test_a_conversation_through_a_pipe(home: Path, stored: AnalysisRecord) -> None:
+def test_a_conversation_through_a_pipe(
+    home: Path, stored: AnalysisRecord, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     lines = (
         "how many heads are there?",
         "ablate head 1 of layer 0 \x1b[31m\u202e",
@@ -116,13 +121,14 @@ def test_a_conversation_through_a_pipe(home: Path, stored: AnalysisRecord) -> No
         "compare layers 0 and 1",
         "\udcff not text",
     )
-    given = "\n".join(lines).encode(errors="surrogateescape")
-    ended = subprocess.run(
-        [sys.executable, "-m", "zsei", "chat", "--yes", "--json", "--actions", "1",
-         "--no-transcript"],
-        input=given, capture_output=True, env=environment(home), check=True,
-    )  # fmt: skip
-    turns = [json.loads(line) for line in ended.stdout.splitlines()]
+    given = io.BytesIO("\n".join(lines).encode(errors="surrogateescape"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given))
+    monkeypatch.setenv("ZSEI_EMBEDDER", str(home / "no-embedder"))
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["chat", "--yes", "--json", "--actions", "1", "--no-transcript"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+    out = capsys.readouterr().out
+    turns = [json.loads(line) for line in out.splitlines()]
     kinds = [[event["kind"] for event in turn["events"]] for turn in turns]
     assert kinds == [
         ["answer"], ["offer", "result"], ["refusal"], ["answer", "refusal"], ["answer"],
@@ -133,4 +139,21 @@ def test_a_conversation_through_a_pipe(home: Path, stored: AnalysisRecord) -> No
     assert rows[0]["measurement"] == effect.model_dump(mode="json")
     assert "may spend 1 actions" in turns[3]["events"][1]["text"]
     assert not (home / "chat").exists()
-    assert b"zsei>" not in ended.stdout
+    assert "zsei>" not in out
+
+
+def test_what_is_said_at_the_end_of_a_pipe_is_text(
+    home: Path, stored: AnalysisRecord, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Without --yes nothing runs; a transcript that cannot be written ends nothing."""
+    (home / "chat").write_text("in the way")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("ablate layer 1\nhow many heads?\nquit\nruns\n"))
+    monkeypatch.setenv("ZSEI_EMBEDDER", str(home / "no-embedder"))
+    assert main(["chat", stored.id]) == 0
+    said = capsys.readouterr()
+    assert "An action must be confirmed" in said.out
+    assert "8 heads" in said.out
+    assert said.out.rstrip().endswith("Bye.")
+    assert said.err.count("The transcript must be writable") == 1
+    assert main(["chat", "r-nowhere"]) == 2

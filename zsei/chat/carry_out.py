@@ -69,7 +69,7 @@ def _ablated(action: Action, reopened: Reopened, progress: Callable[[float], Non
     )  # fmt: skip
     rows.append(Row(components=action.components, measurement=_effect(action, moved, reopened)))
     alone = torch.stack([_additive(effect.divergence, objective) for effect in effects]).sum(0)
-    note = f"effect of all at once less the sum of each, {action.replacement} ablation"
+    note = f"effect of all at once less the sum of each, {_how(action, reopened)} ablation"
     interaction = measurement(analysis, "interaction", _additive(moved, objective) - alone, note)
     rows.append(Row(components=action.components, measurement=interaction))
     return rows
@@ -92,8 +92,6 @@ def _target(action: Action, name: str, reopened: Reopened) -> Target:
 
 def _effect(action: Action, values: Tensor, reopened: Reopened) -> Measurement:
     """The joint effect, on the scale of the single ones."""
-    kinds = {reopened.record.component(name).kind for name in action.components}
-    how = "identity" if kinds == {"layer"} else action.replacement
     values = values.double()
     return Measurement(
         name="ablation_effect",
@@ -101,8 +99,16 @@ def _effect(action: Action, values: Tensor, reopened: Reopened) -> Measurement:
         unit=reopened.analysis.subject.objective.metric,
         std=float(values.std()) if len(values) > 1 else None,
         n=len(values),
-        note=f"{how} ablation of all at once",
+        note=f"{_how(action, reopened)} ablation of all at once",
     )
+
+
+def _how(action: Action, reopened: Reopened) -> str:
+    """What stands in for the components; layers are bypassed."""
+    kinds = {reopened.record.component(name).kind == "layer" for name in action.components}
+    if kinds == {True}:
+        return "identity"
+    return action.replacement + (" (identity for layers)" if True in kinds else "")
 
 
 def _gated(action: Action, proposal: Proposal, reopened: Reopened) -> tuple[Ran, Weights]:
@@ -159,4 +165,4 @@ def _conditions(action: Action, reopened: Reopened) -> dict[str, str | int]:
     }
     if gated:
         return said | {"safety": analysis.settings.safety}
-    return said | {"replacement": action.replacement}
+    return said | {"replacement": _how(action, reopened)}
