@@ -51,7 +51,7 @@ def test_a_healthy_memory_is_healthy(memory: Memory) -> None:
     assert space.missing == 0
     with memory.reading() as db:
         chunks = db.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
-    assert space.index == f"{chunks} passages, counted, and a sample read back"
+    assert space.index == f"{space.vectors} vectors, counted, and a sample read back"
     assert health.passages == chunks
     with pytest.raises(UsageError, match="no memory"):
         check(memory.home / "elsewhere")
@@ -188,7 +188,7 @@ def test_what_is_deleted_is_gone_and_nothing_else(memory: Memory) -> None:
     assert everything(memory) == before  # its vectors too, and those it shared have stayed
     health = check(memory.home)
     assert not health.damaged
-    assert f"{health.passages} passages, counted" in health.spaces[0].index
+    assert f"{health.spaces[0].vectors} vectors, counted" in health.spaces[0].index
     memory.delete(RECORDS[1].id[:6])
     assert [run.run for run in check(memory.home).runs] == [RECORDS[0].id, RECORDS[2].id]
     assert (len(memory.calls(RECORDS[1].id)), len(memory.calls())) == (0, 1)
@@ -255,7 +255,7 @@ def test_a_new_chroma_has_a_folder_of_its_own(
             assert refresh(memory).indexed == check(memory.home).passages
     names = {path.name for path in (memory.home / "index").glob("v*") if path.is_dir()}
     assert len(names) == 3
-    assert {"v99", "v2"} == {name.split("-")[0] for name in names}
+    assert {"v99", f"v{place.FORMAT}"} == {name.split("-")[0] for name in names}
     assert any("chroma9.7" in name for name in names)
     assert refresh(memory).indexed == check(memory.home).passages  # the old one is still good
     assert old.is_dir()

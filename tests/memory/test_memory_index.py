@@ -45,6 +45,12 @@ def count(memory: Memory) -> int:
         return db.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
 
 
+def vector_of(memory: Memory, passage: str) -> str:
+    with memory.reading() as db:
+        asked = "SELECT sha256 FROM chunks WHERE id = ?"
+        return db.execute(asked, (passage,)).fetchone()["sha256"]
+
+
 def hits(memory: Memory) -> list[tuple[str, float | None]]:
     return [(hit.id, hit.cosine) for hit in retrieve(memory, QUESTION, limit=8)]
 
@@ -103,7 +109,7 @@ def test_a_broken_folder_is_set_aside_and_built_again(
     path = folder(memory)
     if name == "segment":  # rows lost behind our back: found by counting
         with LocalPlace(path=path).writing() as collection:
-            collection.delete(ids=[before[0][0]])
+            collection.delete(ids=[vector_of(memory, before[0][0])])
     else:
         (path / name).write_bytes(b"garbage" * 1000)
     assert hits(memory) == before
@@ -116,7 +122,7 @@ def test_a_wrong_vector_is_noticed(memory: Memory, embedder: HashEmbedder) -> No
     before = hits(memory)
     path = folder(memory)
     with memory.reading() as db:
-        ids = [row["id"] for row in db.execute("SELECT id FROM chunks")]
+        ids = sorted({row["sha256"] for row in db.execute("SELECT sha256 FROM chunks")})
     with LocalPlace(path=path).writing() as collection:
         collection.update(ids=ids, embeddings=np.ones((len(ids), 512), dtype=np.float32))
     assert hits(memory) == before

@@ -182,7 +182,7 @@ def test_a_team_s_server(home: Path, tmp_path: Path, server: Server) -> None:
     embedded = ours.embedder.embedded
 
     with index.place(ours, ours.embedder.fingerprint).writing() as collection:
-        collection.delete(ids=[exact[0][0]])  # behind our back
+        collection.delete(ids=collection.get(limit=1, include=[])["ids"])  # behind our back
     assert hits(ours) == exact
     assert refresh(ours).notes == ()
     index.place(ours, ours.embedder.fingerprint).set_aside()  # the whole collection

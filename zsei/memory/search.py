@@ -2,9 +2,9 @@
 
 Words: FTS5 BM25. Meaning: exact search over the stored vectors, held in memory; where there are too
 many to hold, or a team shares a server, Chroma over the same vectors, and exact search again where
-that cannot be used; nothing where no embedder can be loaded. Candidates of either are compared
-exactly with the stored vectors, then fused by reciprocal rank (Cormack, Clarke and Büttcher, SIGIR
-2009): score = Σ 1 / (60 + rank).
+that cannot be used or finds too few; nothing where no embedder can be loaded. Candidates of either
+are compared exactly with the stored vectors, then fused by reciprocal rank (Cormack, Clarke and
+Büttcher, SIGIR 2009): score = Σ 1 / (60 + rank).
 """
 
 import re
@@ -152,7 +152,8 @@ def _by_meaning(
             near = index.query(
                 memory, fingerprint, asked, runs=runs, kinds=kinds, limit=_CANDIDATES
             )
-            return _cosines(memory, asked, {*words, *near})
+            if len(near) >= _CANDIDATES or (runs is None and kinds is None):
+                return _cosines(memory, asked, {*words, *near})
         except index.IndexUnusable:
             pass
     held = matrix.load(memory, fingerprint)
