@@ -104,6 +104,8 @@ TRUE = {
     "The tiny-bert-2 model was traced in float32 with L2 norms.": "",
     "redundant-heads and `redundant-heads` concern prune-heads.": "",
     f"{MLP0} -> {MLP1} is the way.": "",
+    f"Removing {HEADS[0]} moves the output by {{{HEADS[0]}:ablation_effect}}.":
+        f"Removing {HEADS[0]} moves the output by 0.0412.",
     f"They take {SHARE0}, {SHARE1} and {RANK0}.": "They take 31.9 %, 31.8 % and 18.4.",
     f"It grows ({SHARE0}).": "It grows (31.9 %).",
 }  # fmt: skip
@@ -147,6 +149,9 @@ FALSE = [
     "There are {model:heads} heads in layer 1.",
     f"The model has {{{MLP0}:parameters}} parameters.",
     f"{RANK0} of {{model:heads}} heads are idle.",
+    f"embeddings has {SHARE0}.",
+    f"The output takes {SHARE0}.",
+    f"output: {SHARE0}",
     # slots that what stands around them turns into something else
     f"{MLP0} has -{SHARE0}.",
     f"{MLP0} has {SHARE0}{SHARE0}.",

@@ -59,7 +59,7 @@ def ground(
             continue
         if len(piece) > _LONGEST_SENTENCE:
             struck += 1
-            claims.append(Claim(text=piece[:_EXCERPT], holds=False))
+            claims.append(Claim(text=f"too long: {piece[:_EXCERPT]}", holds=False))
             continue
         names = reader.read(piece)
         wrong = list(dict.fromkeys(_wrong(names, facts, subject)))

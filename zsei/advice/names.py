@@ -33,6 +33,10 @@ _REFERENCE = re.compile(
 )
 _NAME_LIKE = re.compile(r"\w*[^\W_]_[^\W_]\w*|\b[firp]-[0-9a-f]{6,}\b|`[^`]*`?")
 """What is written like a measurement or an id, or stands in backticks."""
+_SUBJECT = re.compile(
+    r"\s*:|\s+(?:alone\s+)?(?:has|have|takes?|costs?|holds?|needs?|computes?|gives?|shows?|uses?|with)\b"
+)
+"""What stands behind a plain word that a number is said of."""
 _PATH = re.compile(r"[\w#-]+(?:[./][\w#-]+)+")
 _PLAIN = re.compile(r"[A-Za-z_][\w./#-]*")
 _MIXED = re.compile(r"\b(?=\w*[A-Za-z])(?=\w*[\u0370-\u1dff\u2c00-\ud7ff])\w+")
@@ -124,7 +128,8 @@ class Reader:
         )
         rest = marked(rest, phrases, MEASURE_MARK)
         for word in words:
-            if self._is_meant(word, measurements, slots):
+            subject = slots and _SUBJECT.match(rest, word.end)
+            if subject or self._is_meant(word, measurements, slots):
                 mentions.append(word)
                 size = word.end - word.start
                 rest = rest[: word.start] + NAME_MARK * size + rest[word.end :]
