@@ -74,6 +74,8 @@ def contains(span: Span, moment: str) -> bool:
 def told(span: Span) -> str:
     """A span in words, for an answer that says what was not found."""
     first, after = span
+    if first == after:
+        return first
     if first and after:
         last = date.fromisoformat(after) - timedelta(days=1) if len(after) == 10 else after
         return f"{first} to {last}" if str(last) != first else first
@@ -120,12 +122,18 @@ def _in_month(match: re.Match[str], today: date) -> Span | None:
         return None
     month = 1 + next(place for place, name in enumerate(_MONTHS) if name.startswith(written[:3]))
     if not year:  # the latest one that has begun
-        first = date(today.year, month, int(day) if day else 1)
-        year = str(today.year if first <= today else today.year - 1)
+        begun = (month, int(day) if day else 1) <= (today.month, today.day)
+        year = str(today.year if begun else today.year - 1)
     if nth := _given(match, "nth"):
         first = date(int(year), month, 1 + 7 * ("first", "second", "third", "fourth").index(nth))
         return (first.isoformat(), (first + timedelta(days=7)).isoformat())
-    return _days(date(int(year), month, int(day))) if day else _month(int(year), month)
+    if not day:
+        return _month(int(year), month)
+    try:
+        return _days(date(int(year), month, int(day)))
+    except ValueError:  # the 31st of February: named, and nothing lies in it
+        never = f"{year}-{month:02d}-{day}"
+        return (never, never)
 
 
 def _relative(match: re.Match[str], today: date) -> Span | None:

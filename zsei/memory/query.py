@@ -280,14 +280,16 @@ def _natural(rows: Iterable[Row]) -> list[Row]:
     """Order components as people count, keeping analyses in the order they come."""
     rows = list(rows)
     age = {run: place for place, run in enumerate(dict.fromkeys(str(row["run"]) for row in rows))}
+    names = {str(row["component"]) for row in rows}
+    parts = {
+        name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+        for name in names
+    }
     return sorted(
         rows,
         key=lambda row: (
             age[str(row["run"])],
-            [
-                int(part) if part.isdigit() else part
-                for part in re.split(r"(\d+)", str(row["component"]))
-            ],
+            parts[str(row["component"])],
             str(row.get("metric", "")),
         ),
     )
