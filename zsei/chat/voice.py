@@ -118,7 +118,7 @@ def next_step(
         "strategies": sorted(choices["strategies"]),
     }
     block = json.dumps(talk, ensure_ascii=True).replace("<", "\\u003c")
-    shown = data_block(agent.evidence, Facts(record), cards)
+    shown = data_block(agent.evidence, Facts(record), cards, agent.knowledge)
     prompt = cards.prompts[agent.prompt]
     values = {"purpose": agent.purpose, "data": f"{shown}\n<data>\n{block}\n</data>"}
     request = LLMRequest(
