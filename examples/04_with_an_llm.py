@@ -44,8 +44,9 @@ class Network(nn.Module):
         return self.head(x)
 
 
-# %% The language model, or its script: five agents explain, one proposes. Where a number belongs, a
-# text has a slot such as {model:parameters}; a number that the model writes itself is struck out.
+# %% The language model, or its script: five agents explain, one proposes and one objects. Where a
+# number belongs, a text has a slot such as {model:parameters}; a number that the model writes
+# itself is struck out.
 texts = {
     "architecture": "The model has {model:parameters} parameters in {model:layers} layers.",
     "flow": (
@@ -75,8 +76,11 @@ plan = {
         },
     ],
 }
+doubts = {"text": "Nothing that was said is contradicted by a check.", "objections": []}
+# The second plan has nothing new, so that the turns end.
+answers = [*readings, plan, doubts, plan]
 script = Path(tempfile.mkdtemp()) / "answers.json"
-script.write_text(json.dumps([*readings, plan, plan]), encoding="utf-8")
+script.write_text(json.dumps(answers), encoding="utf-8")
 llm = os.environ.get("ZSEI_LLM") or f"scripted:{script}"
 
 # %% The analysis. The gate's limits are settings; no answer can reach them.
@@ -87,5 +91,7 @@ for said in record.interpretations:
 for proposal, verdict in zip(record.proposals, record.verdicts, strict=True):
     print(f"{proposal.source}: {proposal.strategy} at {', '.join(proposal.components)}")
     print(f"  {proposal.rationale}\n  {verdict.reason}")
+for turn in record.rounds:
+    print(f"round {turn.number}, {turn.voice}: {turn.outcomes}, gain {turn.gain}")
 for failure in record.failures:
     print(f"failed: {failure.what} ({failure.why})")

@@ -255,12 +255,19 @@ def chatter(kind: str) -> Callable[[LLMRequest], Script]:
     return answer
 
 
+@pytest.fixture(scope="module")
+def silent(tmp_path_factory: pytest.TempPathFactory) -> AnalysisRecord:
+    """The analysis without a language model."""
+    torch.manual_seed(0)
+    return zsei.analyze(*factories.tiny_mlp(), settings=small(tmp_path_factory.mktemp("home")))
+
+
 @pytest.mark.parametrize("kind", ["bytes", "hostile", "wrong type", "refusal", "silence"])
 def test_a_language_model_that_talks_nonsense_changes_no_number(
-    kind: str, tmp_path, monkeypatch: pytest.MonkeyPatch
+    kind: str, silent: AnalysisRecord, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, data = factories.tiny_mlp()
-    plain = zsei.analyze(model, data, settings=small(tmp_path))
+    plain = silent
     talking = ScriptedLLM(chatter(kind))
     monkeypatch.setattr("zsei.llm.line.connect", lambda settings: talking if settings.llm else None)
     record = zsei.analyze(model, data, settings=small(tmp_path, llm="some/model"))

@@ -71,7 +71,8 @@ def take_turns(
         if len(line.log) == calls and len(record.rounds) > 1:
             break  # nobody could be asked any more: the end of the budget, not a failure
         told = replace(told, proposals=_new(told.proposals, outcome, bench))
-        told = _criticised(told, seen(with_words(record, told), outcome), cards, line)
+        if told.proposals or len(record.rounds) < 2:
+            told = _criticised(told, seen(with_words(record, told), outcome), cards, line)
         record = turn(record, replace(told, proposals=_last(told.proposals, outcome)), line.voice)
         if not told.proposals:
             break
