@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import factories
+import numpy as np
 import pytest
 import torch
 from chat.chat_subjects import desk, original
@@ -15,7 +16,10 @@ from zsei.chat import Action, Desk, Event, Ran, started, turn
 from zsei.chat.carry_out import carry_out
 from zsei.chat.reopen import estimate, reopen
 from zsei.errors import DataError, ModelError, UsageError
+from zsei.memory import Memory
 from zsei.records import Measurement, Proposal
+from zsei.resources import load_cards
+from zsei.settings import Settings
 
 LAYERS = ("encoder.layers.0", "encoder.layers.1")
 
@@ -282,3 +286,25 @@ def test_other_models_and_other_data_are_refused(at: Desk, home: Path) -> None:
 def test_what_cannot_be_ablated_is_refused(at: Desk) -> None:
     with pytest.raises(UsageError, match="must be a head, a branch"):
         run(at, kind="ablate", components=("encoder.layers.0.norm1",))
+
+
+def test_data_of_the_users_own_is_given_again(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(20, 8, generator=generator)
+    data = {name: tmp_path / f"{name}.npz" for name in ("low", "high")}
+    for name, part in zip(data, (x[:10], 3 * x[10:]), strict=True):
+        np.savez(data[name], x=part.numpy(), y=part[:, :3].argmax(1).numpy())
+    settings = Settings(home=tmp_path / "own", halves=False, random_paths=0, max_proposals=0)
+    given = {name: str(path) for name, path in data.items()}
+    record = zsei.analyze("factories:tiny_mlp", given, settings=settings)
+    at = Desk(
+        memory=Memory(settings.home), cards=load_cards(settings), settings=settings, data=given
+    )
+    name = next(c.id for c in record.components if record.measured(c.id, "ablation_effect"))
+    state, _ = turn(at, started(at), f"ablate {name}")
+    ran = result(turn(at, state, "y")[1])
+    assert values(ran, "ablation_effect")[name,] == record.measured(name, "ablation_effect")
+    without = replace(at, data=None, _opened={})
+    _, (refused,) = turn(without, state, "y")
+    assert refused.kind == "refusal"
+    assert "give that data with --data" in refused.text
