@@ -133,7 +133,7 @@ def criticise(
                 failed.append((agent, error))
             else:
                 objections += held
-                said += [told] if told.text else []
+                said.append(told)
     if failed or not (session.line and _agents(cards, "criticise")):
         objections += object_to(proposals, session.facts, session.reader, cards)
     ordered = objected_last(proposals, objections)
