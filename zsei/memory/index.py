@@ -245,9 +245,12 @@ def _write(collection: "Collection", rows: Sequence[sqlite3.Row]) -> None:
         )
 
 
-_WANTED = "FROM vectors WHERE fingerprint = ? AND sha256 IN (SELECT sha256 FROM chunks)"
+_WANTED = (
+    "FROM vectors WHERE fingerprint = ? "
+    "AND EXISTS (SELECT 1 FROM chunks WHERE chunks.sha256 = vectors.sha256)"
+)
 """One entry for all passages that mean the same: among hundreds of equal vectors, each the others'
-only neighbour, the search finds no way out; recall at 10 of 10,700 passages was 0.68, now 0.96."""
+only neighbours, the search finds no way out."""
 
 
 def _state(db: sqlite3.Connection, key: str) -> str:

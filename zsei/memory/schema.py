@@ -92,7 +92,9 @@ _FIRST = (
     "CREATE TABLE state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_SECOND = ("CREATE INDEX chunks_by_gist ON chunks (sha256)",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
 """Append only: position in this list is the schema version a file carries."""
 
 
