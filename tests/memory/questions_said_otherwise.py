@@ -1,4 +1,7 @@
-"""Sixty-four more questions, worded after the rules were done and asked of them once unseen."""
+"""Sixty-five more questions, worded when the two hundred were answered, and first asked unseen.
+
+Of these, 45 were answered rightly the first time; the rules were mended for the rest.
+"""
 
 from questions_truth import (
     REFUSE,

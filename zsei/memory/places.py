@@ -125,7 +125,7 @@ def offsets(text: Remaining, count: int) -> tuple[int, ...]:
     found += [1 for _ in text.take(rf"\b{before}|\b(?:the )?one before\b")]
     found += [0 for _ in text.take(rf"\b{newest}(?:\s+(?:{NOUN}|one))?(?![\w-])")]
     oldest = rf"(?:oldest|earliest|very first)(?:\s+(?:{NOUN}|one))?"
-    first = rf"first\s+(?:ever\s+)?(?:{NOUN}|analy[sz]e\w*)"
+    first = rf"first(?:\s+(?:ever\s+)?(?:{NOUN}|analy[sz]e\w*)|(?=\s+(?:and|to|with|vs)\b))"
     found += [-1 for _ in text.take(rf"\b(?:{oldest}|{first})(?![\w-])")]
     return tuple(sorted({offset for offset in found if offset < max(1, count)}))
 

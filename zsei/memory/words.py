@@ -36,7 +36,8 @@ METRICS = {
     "branch_to_stream": ("branch to stream", "branch-to-stream ratio", "branch to stream ratio"),
     "branch_stream_cosine": ("branch stream cosine", "cosine of branch and stream"),
     "block_influence": ("block influence",),
-    "gradient_rms": ("gradient rms", "gradient size", "gradient norm", "gradient", "gradients"),
+    "gradient_rms": ("gradient rms", "grad rms", "grad norm", "gradient size", "gradient norm",
+                     "gradient", "gradients"),
     "sensitivity": ("output sensitivity", "sensitivity", "sensitive"),
     "taylor": ("taylor score", "taylor importance", "taylor"),
     "magnitude": ("magnitude", "weight magnitude"),
@@ -192,7 +193,7 @@ NUMBERS = {
 }  # fmt: skip
 
 _SAYING_NOTHING = """
-    actually already anybody back between contrast mean name only please put side typical under
+    actually back between contrast mean name only please put setting settings side typical under
     week
     already anybody anyone became become complete e.g entire full hi hello i.e previously ran
     running someone status whole
