@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from zsei.advice import interpret
+from zsei.advice.advise import interpret
 from zsei.advice.loop import take_turns, with_words
 from zsei.analyzers import ANALYZERS, run_analyzers
 from zsei.analyzers.check_instrumentation import overhead_remark

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 from advice.advice_records import HEADS, candidates, findings, record, verdict
 
-from zsei.advice import Advice, criticise, interpret, propose
+from zsei.advice.advise import Advice, criticise, interpret, propose
 from zsei.advice.evidence import BUILDERS, data_block
 from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground

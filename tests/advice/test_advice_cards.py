@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from advice.advice_records import HEADS, candidates, record
 
-from zsei.advice import criticise, interpret, propose
+from zsei.advice.advise import criticise, interpret, propose
 from zsei.cards import Cards
 from zsei.errors import CardError
 from zsei.llm import Line, LLMRequest, ScriptedLLM

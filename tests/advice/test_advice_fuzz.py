@@ -9,7 +9,7 @@ from typing import Any
 from advice.advice_records import HEADS, candidates, findings, record, verdict
 from hostile import HOSTILE
 
-from zsei.advice import Advice, criticise, interpret, propose
+from zsei.advice.advise import Advice, criticise, interpret, propose
 from zsei.advice.facts import Facts, plain
 from zsei.advice.schemas import SIZES
 from zsei.advice.wording import UNTOLD, filled

@@ -7,7 +7,7 @@ import pytest
 from advice.advice_records import HEADS, candidates, findings, m, record, verdict
 
 import zsei
-from zsei.advice import criticise, interpret, propose
+from zsei.advice.advise import criticise, interpret, propose
 from zsei.advice.facts import Facts
 from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
