@@ -18,7 +18,7 @@ from typing import Any
 
 from memory_records import HashEmbedder, make_record
 
-from zsei.memory import matrix, place, rebuild
+from zsei.memory import place, rebuild
 from zsei.memory.portable import export_runs, import_runs
 from zsei.memory.search import refresh, retrieve
 from zsei.memory.store import Memory
@@ -182,6 +182,5 @@ def _arm(kill: Kill) -> list[None]:
 
 
 if __name__ == "__main__":
-    matrix.EXACT_UP_TO = -1  # Chroma always
     place._GRAPH["hnsw"]["sync_threshold"] = 100  # flushes often, so that kills meet flushes
     _nursery()

@@ -13,7 +13,7 @@ from memory_records import HashEmbedder, make_record
 
 from zsei.errors import MemoryDamaged, UsageError
 from zsei.llm.types import CallRecord
-from zsei.memory import index, kept, matrix, place, rows
+from zsei.memory import index, kept, place, rows
 from zsei.memory.check import check
 from zsei.memory.portable import export_runs, import_runs
 from zsei.memory.rebuild import follow, rebuild
@@ -220,7 +220,6 @@ def test_a_damaged_segment_is_never_opened(
     home: Path, monkeypatch: pytest.MonkeyPatch, name: str, damage: Callable[[Path], None]
 ) -> None:
     """Opening one can crash the process or give wrong neighbours; its digest tells."""
-    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1)
     monkeypatch.setitem(place._GRAPH["hnsw"], "sync_threshold", 50)
     memory = Memory(home, embedder=HashEmbedder())
     memory.add(large_record(1, findings=120))
@@ -246,7 +245,6 @@ def test_a_new_chroma_has_a_folder_of_its_own(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(memory.embedder, HashEmbedder)
-    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1)
     embedded = memory.embedder.embedded
     (old,) = (memory.home / "index").glob("v*[!k]")
     for change in (("version", lambda _: "9.7.1"), ("FORMAT", 99)):
@@ -286,7 +284,6 @@ def test_a_child_of_a_process_that_uses_chroma_answers_too(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chroma hangs after a fork; the child searches exactly."""
-    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1)
     before = [hit.id for hit in retrieve(memory, "attend alike")]
     monkeypatch.setattr(kept._HELD, "process", -1)  # as a child sees it
     monkeypatch.setattr(index.LocalPlace, "_client", lambda _: pytest.fail("it was opened"))

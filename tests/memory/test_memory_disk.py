@@ -14,7 +14,7 @@ from memory_records import HashEmbedder, make_record
 from zsei import pipeline
 from zsei.cli import codes, main
 from zsei.errors import OutputError
-from zsei.memory import kept, matrix
+from zsei.memory import index, kept
 from zsei.memory.ask import ask
 from zsei.memory.check import check
 from zsei.memory.portable import export_runs
@@ -58,11 +58,16 @@ def filled(disk: Path, *, leave: int = 0) -> Path:
     return filler
 
 
+def away(*_: object, **__: object) -> tuple[str, ...]:
+    raise index.IndexUnusable("there is no Chroma here")
+
+
 @pytest.mark.parametrize("chroma", [False, True])
 def test_a_full_disk_loses_nothing_and_answers(
     disk: Path, chroma: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1 if chroma else 50_000)
+    if not chroma:
+        monkeypatch.setattr(index, "query", away)
     memory = opened(disk / "home")
     held = {}
     for seed in range(3):
@@ -120,8 +125,9 @@ def test_a_disk_that_cannot_be_written_can_be_asked(
         again = opened(disk / "home")
         assert again.get("last") == make_record(0)
         assert ask("which heads matter most?", again).rows
-        for limit in (-1, 50_000):
-            monkeypatch.setattr(matrix, "EXACT_UP_TO", limit)
+        assert retrieve(again, QUESTION)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(index, "query", away)
             assert retrieve(again, QUESTION)
         assert not check(disk / "home").damaged
         with pytest.raises(OutputError, match="ZSEI_HOME"):

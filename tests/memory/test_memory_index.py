@@ -17,12 +17,6 @@ from zsei.memory.store import Memory
 QUESTION = "why was removing layers rejected"
 
 
-@pytest.fixture(autouse=True)
-def always_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few the passages."""
-    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1)
-
-
 @pytest.fixture
 def embedder() -> HashEmbedder:
     return HashEmbedder()

@@ -11,7 +11,7 @@ import pytest
 from kills import QUESTION, Kill, Nursery, Works, large_record, small_record
 from memory_records import HashEmbedder
 
-from zsei.memory import matrix, place
+from zsei.memory import place
 from zsei.memory.check import check
 from zsei.memory.portable import export_runs, import_runs
 from zsei.memory.search import refresh, retrieve
@@ -23,9 +23,8 @@ SEARCH: Works = (("ask", ""),)
 
 
 @pytest.fixture(autouse=True)
-def always_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However few the passages, and flushing often, as in the nursery."""
-    monkeypatch.setattr(matrix, "EXACT_UP_TO", -1)
+def frequent_flushes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the nursery."""
     monkeypatch.setitem(place._GRAPH["hnsw"], "sync_threshold", 100)
 
 

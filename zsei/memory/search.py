@@ -1,10 +1,9 @@
 """Find passages by meaning and by words, and join both rankings.
 
-Words: FTS5 BM25. Meaning: exact search over the stored vectors, held in memory; where there are too
-many to hold, or a team shares a server, Chroma over the same vectors, and exact search again where
-that cannot be used or finds too few; nothing where no embedder can be loaded. Candidates of either
-are compared exactly with the stored vectors, then fused by reciprocal rank (Cormack, Clarke and
-Büttcher, SIGIR 2009): score = Σ 1 / (60 + rank).
+Words: FTS5 BM25. Meaning: Chroma over the stored vectors; exact search over the same vectors where
+Chroma cannot be used or finds too few; nothing where no embedder can be loaded. Candidates of
+either are compared exactly with the stored vectors, then fused by reciprocal rank (Cormack, Clarke
+and Büttcher, SIGIR 2009): score = Σ 1 / (60 + rank).
 """
 
 import re
@@ -147,15 +146,12 @@ def _by_meaning(
         fingerprint = memory.embedder.fingerprint
     except EmbedderUnavailable:
         return {}
-    if memory.chroma_url is not None or _passages(memory) > matrix.EXACT_UP_TO:
-        try:
-            near = index.query(
-                memory, fingerprint, asked, runs=runs, kinds=kinds, limit=_CANDIDATES
-            )
-            if len(near) >= _CANDIDATES or (runs is None and kinds is None):
-                return _cosines(memory, asked, {*words, *near})
-        except index.IndexUnusable:
-            pass
+    try:
+        near = index.query(memory, fingerprint, asked, runs=runs, kinds=kinds, limit=_CANDIDATES)
+        if len(near) >= _CANDIDATES or (runs is None and kinds is None):
+            return _cosines(memory, asked, {*words, *near})
+    except index.IndexUnusable:
+        pass
     held = matrix.load(memory, fingerprint)
     near = matrix.nearest(held, asked, runs, kinds, _CANDIDATES)
     return _cosines(memory, asked, {*words} - near.keys()) | near
@@ -175,11 +171,6 @@ def _cosines(memory: Memory, asked: Vectors, names: set[str]) -> dict[str, float
         return {}
     cosines = np.stack([np.frombuffer(row["vector"], "<f4") for row in stored]) @ asked
     return {row["id"]: float(cosine) for row, cosine in zip(stored, cosines, strict=True)}
-
-
-def _passages(memory: Memory) -> int:
-    with memory.reading() as db:
-        return db.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
 
 
 def _where(runs: Sequence[str] | None, kinds: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
