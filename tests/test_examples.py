@@ -32,8 +32,11 @@ def test_every_example_is_expected() -> None:
     assert set(EXPECTED) == {path.name for path in EXAMPLES.glob("*.py")}
 
 
-LONG = ("01_first_analysis.py", "05_edges.py", "06_language.py")
-"""A minute or so together; what they show, the demonstration and other tests run too."""
+LONG = (
+    "01_first_analysis.py", "03_ask.py", "05_edges.py", "06_language.py", "07_vision.py",
+    "09_prune.py",
+)  # fmt: skip
+"""Two minutes together; what they show, the demonstration and other tests run too."""
 
 
 @pytest.mark.parametrize(

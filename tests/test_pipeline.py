@@ -83,10 +83,7 @@ def test_every_family_goes_from_model_to_verdict(family: str, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=() if n in ("cnn", "vit") else pytest.mark.long)
-        for n in sorted(TRAINED)
-    ],
+    [pytest.param(n, marks=() if n == "cnn" else pytest.mark.long) for n in sorted(TRAINED)],
 )
 def test_really_trained_models_are_ranked_well_and_made_smaller(name: str, tmp_path) -> None:
     model, data = TRAINED[name]()
@@ -122,7 +119,7 @@ def test_shares_into_a_residual_join_sum_to_one(tmp_path) -> None:
         assert math.isclose(sum(shares), 1.0, abs_tol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["vit", pytest.param("gpt2", marks=pytest.mark.long)])
+@pytest.mark.parametrize("family", ["encoder", pytest.param("gpt2", marks=pytest.mark.long)])
 def test_two_runs_with_one_seed_differ_only_in_timings(family: str, tmp_path) -> None:
     model, data = getattr(factories, f"tiny_{family}")()
     records = [

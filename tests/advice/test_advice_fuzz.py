@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 from advice.advice_records import HEADS, candidates, findings, record, verdict
 from hostile import HOSTILE
 
@@ -18,7 +19,6 @@ from zsei.records import AnalysisRecord
 from zsei.resources import load_cards
 from zsei.settings import LLMSettings, Settings
 
-ANSWERS = 10_000
 SETTINGS = Settings(llm="scripted")
 CARDS = load_cards(SETTINGS)
 MLP0 = "encoder.layer.0/mlp"
@@ -123,7 +123,8 @@ class Numbers:
         return [c for c in self.known.sub("", text) if c.isnumeric()]
 
 
-def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> None:
+@pytest.mark.parametrize("answers", [2_000, pytest.param(10_000, marks=pytest.mark.long)])
+def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes(answers: int) -> None:
     first = candidates()[0]
     whole = record(proposals=(first,), verdicts=(verdict(first),))
     possible = candidates()
@@ -132,7 +133,7 @@ def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> No
     numbers = Numbers(Facts(whole, possible))
     generator = random.Random(7)
     asked = told = refused = objected = 0
-    while asked < ANSWERS:
+    while asked < answers:
         llm = ScriptedLLM(arbitrary(generator), name="some/model")
         line = Line(llm=llm, settings=LLMSettings(repairs=1))
         said = interpret(whole, CARDS, line)
@@ -156,7 +157,7 @@ def test_whatever_the_model_returns_nothing_breaks_and_no_number_changes() -> No
         assert 0 < len(plan.proposals) <= SETTINGS.max_proposals
         assert {p.id for p in doubts.proposals} == {p.id for p in plan.proposals}
         objected += len(doubts.objections)
-    assert min(told, refused, objected) > 300
+    assert min(told, refused, objected) > 0.03 * answers
     assert whole.model_dump_json() == before
     assert [p.model_dump_json() for p in possible] == offered
 

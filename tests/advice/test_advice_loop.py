@@ -124,7 +124,10 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cnn", "gpt2", "patchtst", "vit", pytest.param("llama", marks=pytest.mark.long)],
+    [
+        pytest.param(name, marks=pytest.mark.long if name in ("gpt2", "llama") else ())
+        for name in ("cnn", "gpt2", "llama", "patchtst", "vit")
+    ],
 )
 def test_a_strategist_that_starts_badly_learns_from_the_verdicts(name: str, in_memory) -> None:
     case = trained(name)

@@ -19,7 +19,6 @@ agents = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 SHIPPED = "shipped"
-COLUMNS = ("name", "stage", "version", "from", "hash", "evidence")
 Name = Annotated[str, typer.Argument(help="Name of an agent, as `zsei agents list` shows it.")]
 AboutRun = Annotated[
     str | None,
@@ -37,7 +36,7 @@ Folder = Annotated[
 @agents.command("list")
 def list_agents(as_json: Json = False) -> int:
     """List the agents: when each speaks, where its card comes from, what it is shown."""
-    from zsei.cli.output import console, results
+    from zsei.cli.output import results
 
     with results() as stdout:
         from zsei.resources import load_cards
@@ -50,10 +49,7 @@ def list_agents(as_json: Json = False) -> int:
 
             stdout.write(json.dumps({"agents": rows}) + "\n")
         else:
-            from zsei.report import terminal
-
-            told = [{**row, "evidence": ", ".join(row["evidence"])} for row in rows]
-            terminal.runs([{name: row[name] for name in COLUMNS} for row in told], console(stdout))
+            stdout.write("".join(map(_listed, rows)))
         return codes.DONE
 
 
@@ -144,6 +140,15 @@ def _row(card: "AgentCard", chosen: "Settings") -> dict[str, Any]:
         "evidence": list(card.evidence),
         "purpose": card.purpose,
     }
+
+
+def _listed(row: dict[str, Any]) -> str:
+    """An agent in two lines: who it is, and what it does and is shown."""
+    from zsei.report.text import one_line
+
+    head = f"{row['name']:<14}{row['stage']:<11}v{row['version']}  {row['hash']}"
+    told = f"{row['purpose']} Shown: {', '.join(row['evidence'])}."
+    return f"{head}  {one_line(row['from'], 1000)}\n    {one_line(told, 1000)}\n"
 
 
 def _source(card: "AgentCard", chosen: "Settings") -> str:
