@@ -177,13 +177,18 @@ def result(events: tuple[Event, ...]) -> Ran:
 
 
 def test_what_was_tried_is_kept_and_can_be_asked_about_and_applied(at: Desk) -> None:
-    state = started(at)
-    state, _ = turn(at, state, "try pruning 12 % of the neurons of layer 0")
+    state = first = started(at)
+    state, events = turn(at, state, "try pruning 12 % of the neurons of layer 0")
+    assert "Tried before" not in events[0].text
     state, events = turn(at, state, "yes")
     ran = result(events)
     assert ran.verdict is not None
     assert ran.action.proposal is not None
     assert ran.kept == state.run
+    # In the analysis as it was, too, what another one knows of it is said.
+    _, events = turn(at, first, "try pruning 12 % of the neurons of layer 0")
+    tried = f"Tried before on the same weights, in {ran.kept}: {ran.action.proposal.id}"
+    assert f"{tried}, {ran.verdict.outcome} (" in events[0].text
     stored = at.record(ran.kept or "")
     assert stored.verdicts[-1] == ran.verdict
     state, events = turn(at, state, "did we try prune-neurons on the mlp of layer 0?")

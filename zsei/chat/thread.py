@@ -25,6 +25,7 @@ from zsei.chat.reopen import estimate
 from zsei.chat.voice import action_of, grounded, next_step, speaker
 from zsei.errors import LLMError, ZseiError
 from zsei.memory import Thread, ask_in, cards_of
+from zsei.memory.tried import Tried, tried_before
 from zsei.records import AnalysisRecord
 from zsei.report.text import clean, one_line
 from zsei.subject.seeded import seeded
@@ -33,6 +34,7 @@ LONGEST = 2000
 """Characters of a line that are read."""
 _REMEMBERED = 6
 _SHOWN = 8
+_EARLIER = 3
 _YES, _NO = ("y", "yes"), ("", "n", "no")
 
 
@@ -230,7 +232,7 @@ def _offered(
     if spent:
         return state, (*events, Event(kind="refusal", text=spent))
     cost = estimate(record, action, desk.settings, open_now=desk.is_open(record))
-    said = words.offer(action, cost, record)
+    said = words.offer(action, cost, record) + words.earlier(_earlier(desk, record, action))
     offered = Event(kind="offer", text=said, action=action, estimate=cost, voice=voice)
     own = voice == "rules"
     if own and desk.yes:
@@ -242,6 +244,18 @@ def _offered(
         )
         return state, (*events, offered, Event(kind="refusal", text=why))
     return replace(state, pending=action), (*events, offered)
+
+
+def _earlier(desk: Desk, record: AnalysisRecord, action: Action) -> tuple[Tried, ...]:
+    """How the gate judged such a proposal in other analyses, the nearest first."""
+    if action.proposal is None:
+        return ()
+    model = record.provenance
+    found = tried_before(
+        desk.memory, action.proposal, model_hash=model.model_hash, model=model.model,
+        family=model.family,
+    )  # fmt: skip
+    return tuple(one for one in found if one.run != record.id)[:_EARLIER]
 
 
 def _components(action: Action) -> tuple[str, ...]:

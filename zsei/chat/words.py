@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from zsei.chat.records import Action, Estimate, Ran, Row
+from zsei.memory.tried import Tried
 from zsei.records import AnalysisRecord, Answer, Citation, Verdict
 from zsei.report.text import number, settings
 
@@ -45,6 +46,15 @@ def offer(action: Action, estimate: Estimate, record: AnalysisRecord) -> str:
     if verdict is not None:
         said += f"\nThis was judged before: {verdict.outcome}, {_reason(verdict)}."
     return said
+
+
+def earlier(found: Sequence[Tried]) -> str:
+    """How proposals like this one ended in other analyses, a line each."""
+    return "".join(
+        f"\nTried before on {one.near}, in {one.run}: {one.proposal}, "
+        f"{one.outcome or 'not judged'} ({_reason(one)})."
+        for one in found
+    )
 
 
 def result(ran: Ran) -> str:
@@ -117,5 +127,5 @@ def _row(row: Row) -> str:
     return f"  {found.name} of {where}: {number(found.value)}{unit} ({', '.join(details)})"
 
 
-def _reason(verdict: Verdict) -> str:
+def _reason(verdict: Verdict | Tried) -> str:
     return verdict.reason.removeprefix(f"{verdict.outcome}:").strip().rstrip(".")
