@@ -32,7 +32,7 @@ SUBJECTS: dict[str, Callable[[], Planted]] = {
 }
 WHOLE = {"classifier": 28, "cnn": 20, "vit": 20, "patchtst": 20, "gpt2": 6, "llama": 6}
 """Harmful edits of each subject, and as many harmless ones: a hundred of either."""
-FIFTH = {"classifier": 8, "cnn": 6, "vit": 6}
+FIFTH = {"classifier": 12, "cnn": 8}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -343,6 +343,7 @@ def test_without_a_program_it_says_so() -> None:
     assert any("edge attribution" in note for note in found.notes)
 
 
+@pytest.mark.long
 def test_scores_order_edges_as_exchanging_them_does() -> None:
     """On trained models, by slope with labels and by probes without."""
     settings = Settings(batch_size=8, samples=32, probes=2, seed=0)

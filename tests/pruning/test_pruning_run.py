@@ -114,6 +114,7 @@ def test_a_killed_prune_goes_on_and_ends_as_if_nothing_had_been(
     assert list((tmp_path / "prunes").glob("*")) == []
 
 
+@pytest.mark.long
 def test_the_largest_cut_within_a_loss_resumes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

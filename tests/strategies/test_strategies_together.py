@@ -67,6 +67,7 @@ def subject() -> Subject:
     return prepare(model, data, settings=Settings(samples=64, batch_size=16))
 
 
+@pytest.mark.long
 def test_an_analysis_carries_fitted_values_to_apply(tmp_path: Path) -> None:
     model, data = wasteful()
     settings = Settings(

@@ -13,6 +13,7 @@ def unigram_entropy() -> float:
     return float(-(share * share.clamp_min(1e-12).log()).sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_character_models_predict_unseen_text(name: str) -> None:
     model, data = trained.TRAINED[name]()

@@ -46,8 +46,7 @@ CUT: dict[str, tuple[dict[str, int], str]] = {
     "Whisper": (BOTH | {"channel": 1}, "module"), "PatchTST": (BLOCKS, "module"),
 }  # fmt: skip
 EACH_TIME = (
-    "BERT", "DeBERTa-v2", "BART", "GPT-2", "BLOOM", "Llama", "Qwen2-MoE", "ViT", "SegFormer",
-    "PoolFormer", "ResNet", "MobileNet V1", "PatchTST",
+    "BERT", "BART", "GPT-2", "Llama", "Qwen2-MoE", "ViT", "PoolFormer", "ResNet", "PatchTST",
 )  # fmt: skip
 """One of each way in which attention, its neurons or channels are built; the others take longer."""
 WHOLE = {
