@@ -54,7 +54,7 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(f, marks=pytest.mark.long if f in ("llama", "mixtral") else ())
+        pytest.param(f, marks=pytest.mark.long if f in ("llama", "mixtral", "patchtst") else ())
         for f in FAMILIES
     ],
 )
@@ -219,7 +219,7 @@ def test_save_writes_four_files_that_read_back(tmp_path) -> None:
 
 
 def test_analysis_is_remembered_and_can_be_asked_about(tmp_path) -> None:
-    model, data = factories.tiny_bert()
+    model, data = factories.tiny_encoder()
     settings = small(tmp_path)
     record = zsei.analyze(model, data, settings=settings)
     answer = zsei.ask("which heads matter most?", settings=settings)

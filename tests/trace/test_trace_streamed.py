@@ -233,6 +233,7 @@ def test_a_run_of_a_streamed_model_is_timed_once(subjects: Callable[[str], Subje
     assert set(held.seconds(batch, 1)) == set(mapped.seconds(batch, 1))
 
 
+@pytest.mark.long
 def test_a_streamed_analysis_goes_to_the_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from zsei.pipeline import analyze
 
