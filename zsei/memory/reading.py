@@ -93,6 +93,11 @@ _RESTRICTION = (
     r"(?:(?:the|a|an|my|our|its|this|that|these|those|any|all) )*(\w+)"
 )
 _RUNS = r"\b(?:analys[ie]s|analy[sz]ed|runs?|models?)\b"
+_WHOLE_LAYERS = (
+    (r"\b(?:remov(?:e|ing|ed)|drop(?:ping|ped)?) (?=(?:layer|block)s? \d)", "removing layers of "),
+    (r"\breplac(?:e|ing|ed) (?=(?:layer|block)s? \d)", "replacing layers of "),
+)
+"""What is done to a layer with a number, put as what is done to layers, and where."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +146,8 @@ def read(question: str, vocabulary: Vocabulary, today: date) -> Reading:
     findings = tagged(text, "f", vocabulary.findings, unknown)
     components, models = paths(text, vocabulary, unknown)
     when = spans(text, today)
+    for pattern, change in _WHOLE_LAYERS:
+        text.rest = re.sub(pattern, change, text.rest)
     layers, heads, edges = places(text)
     named_runs, around = runs(text, vocabulary, unknown)
     conditions: list[tuple[Comparison, float]] = [
