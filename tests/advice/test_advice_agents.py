@@ -287,7 +287,6 @@ def variant(**changes: Any) -> dict[str, Any]:
     [
         ({"choices": [{"candidate": "p-000000000000", "rationale": "x"}]}, "no such candidate"),
         ({"choices": [{"candidate": IDS["prune-heads"], "rationale": ""}]}, "empty"),
-        ({"choices": [], "variants": []}, "at least one candidate"),
         (variant(strategy="delete-everything"), "no such strategy"),
         (variant(components=["encoder.layer.7/mlp"]), "no such component"),
         (variant(components=[]), "at least one component"),

@@ -123,12 +123,6 @@ class StrategyPlan(Record):
     def _length(cls, text: str) -> str:
         return _within(text, LONGEST_TEXT)
 
-    @model_validator(mode="after")
-    def _something(self, info: ValidationInfo) -> "StrategyPlan":
-        if _vocabulary(info)["candidates"] and not self.choices and not self.variants:
-            raise ValueError("at least one candidate must be chosen; the gate decides, not you")
-        return self
-
 
 class Doubt(Record):
     """What a critic holds against one thing that was said, found or proposed."""
