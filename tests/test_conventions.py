@@ -59,33 +59,33 @@ def test_every_module_belongs_to_a_stage() -> None:
     assert [_name(path) for path in MODULES if _stage(path) not in outside] == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_imports_go_one_way(path: Path) -> None:
-    if path.parent == PACKAGE and path.stem in ("__init__", "__main__"):
-        return  # the public names and the entry stand above the stages
-    own = STAGES.index(_stage(path))
-    wrong = {
-        stage
-        for stage in _imported_stages(path)
-        if STAGES.index(stage) > own and (_name(path), stage) not in DISPLAYS
-    }
-    assert not wrong, f"{_name(path)} imports {sorted(wrong)}, which come after it"
+def test_imports_go_one_way() -> None:
+    # The public names and the entry stand above the stages.
+    inside = [p for p in MODULES if p.parent != PACKAGE or p.stem not in ("__init__", "__main__")]
+    wrong = [
+        f"{_name(path)} imports {stage}, which comes after it"
+        for path in inside
+        for stage in sorted(set(_imported_stages(path)))
+        if STAGES.index(stage) > STAGES.index(_stage(path)) and (_name(path), stage) not in DISPLAYS
+    ]
+    assert wrong == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_a_file_holds_one_idea(path: Path) -> None:
-    lines = len(path.read_text().splitlines())
-    allowed = lines <= LONGEST or _name(path) == LIST_OF_TYPES
-    assert allowed, f"{_name(path)} has {lines} lines; split it where a second idea begins"
+def test_a_file_holds_one_idea() -> None:
+    lines = {_name(path): len(path.read_text().splitlines()) for path in MODULES}
+    long = {name: n for name, n in lines.items() if n > LONGEST and name != LIST_OF_TYPES}
+    assert long == {}, "split them where a second idea begins"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_what_is_public_is_documented(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    if path.read_text().strip():
-        assert ast.get_docstring(tree), f"{_name(path)} does not say what it is"
-    bare = [name for name, node in _public(tree) if not ast.get_docstring(node)]
-    assert not bare, f"{_name(path)}: no docstring on {bare}"
+def test_what_is_public_is_documented() -> None:
+    bare = []
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        if tree.body and not ast.get_docstring(tree):
+            bare.append(f"{_name(path)} itself")
+        undocumented = [name for name, node in _public(tree) if not ast.get_docstring(node)]
+        bare += [f"{_name(path)}: {name}" for name in undocumented]
+    assert bare == []
 
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

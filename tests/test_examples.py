@@ -54,6 +54,7 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
         assert words in done.stdout
 
 
+@pytest.mark.long
 def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZSEI_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")

@@ -194,6 +194,7 @@ def test_explain_lists_by_kind_and_prints_one(
     assert f"See also: {', '.join(card.see)}" in printed
 
 
+@pytest.mark.long
 def test_questions_in_other_words_find_their_card(cards: Cards, home: Path) -> None:
     """Beside the cards stand all entries of the vocabularies, which compete for the places."""
     memory = Memory(home)

@@ -54,7 +54,9 @@ class Branching(nn.Module):
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(f, marks=pytest.mark.long if f in ("llama", "mixtral", "patchtst") else ())
+        pytest.param(
+            f, marks=pytest.mark.long if f in ("llama", "mixtral", "patchtst", "t5") else ()
+        )
         for f in FAMILIES
     ],
 )
@@ -119,7 +121,7 @@ def test_shares_into_a_residual_join_sum_to_one(tmp_path) -> None:
         assert math.isclose(sum(shares), 1.0, abs_tol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["encoder", pytest.param("gpt2", marks=pytest.mark.long)])
+@pytest.mark.parametrize("family", ["mlp", pytest.param("gpt2", marks=pytest.mark.long)])
 def test_two_runs_with_one_seed_differ_only_in_timings(family: str, tmp_path) -> None:
     model, data = getattr(factories, f"tiny_{family}")()
     records = [

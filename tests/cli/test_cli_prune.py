@@ -39,6 +39,7 @@ def test_a_wrong_call_is_answered_in_one_sentence(
 PRUNE = ["prune", "trained:trained_cnn", "--samples", "128", "--threads", "1", "--quiet"]
 
 
+@pytest.mark.long
 def test_a_model_is_pruned_saved_and_logged(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

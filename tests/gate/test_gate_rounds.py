@@ -59,7 +59,11 @@ def tried(bench: Bench, *lists: list[Proposal]) -> Outcome:
 
 
 @pytest.mark.parametrize(
-    ("phase", "combined"), [("conservative", "rejected"), ("moderate", "accepted")]
+    ("phase", "combined"),
+    [
+        ("conservative", "rejected"),
+        pytest.param("moderate", "accepted", marks=pytest.mark.long),
+    ],
 )
 def test_what_fits_alone_must_fit_together(bench: Bench, phase: Phase, combined: str) -> None:
     run = TrainingRun(phase=phase, parameters=bench.baseline.cost.parameters)

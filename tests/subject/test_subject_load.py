@@ -42,6 +42,7 @@ def copy_of(folder: Path, target: Path, **config: Any) -> Path:
     return target
 
 
+@pytest.mark.long
 def test_default_is_the_demo_and_its_package_is_not_imported() -> None:
     script = (
         "import sys; from zsei.settings import Settings; from zsei.subject.load import load_model;"

@@ -25,7 +25,10 @@ from zsei.surgery.program_form import apply_plan, plan_edits
 from zsei.surgery.readers import find_readers
 from zsei.surgery.weights import put_in_program
 
-WITH_READERS = ("bert", "gpt2", "llama", "vit", "resnet", "patchtst", "mlp", "t5")
+WITH_READERS = (
+    "bert", "gpt2", "llama", "vit", "resnet", "patchtst", "mlp",
+    pytest.param("t5", marks=pytest.mark.long),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("intercept", [True, False])

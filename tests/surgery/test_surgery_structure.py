@@ -159,6 +159,7 @@ def test_a_decoder_still_generates_with_its_cache() -> None:
     assert torch.equal(*found)
 
 
+@pytest.mark.long
 def test_a_decoder_whose_caches_differ_in_kind_stays_a_program() -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

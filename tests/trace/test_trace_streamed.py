@@ -69,6 +69,7 @@ def test_a_streamed_trace_says_what_a_whole_one_says(
     _same(*(trace(subject, Settings(), engine=engine) for engine in (held, mapped)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.bfloat16])
 def test_weights_of_half_precision_give_the_numbers_of_float32(
     tmp_path: Path, dtype: torch.dtype
