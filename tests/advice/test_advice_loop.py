@@ -125,7 +125,7 @@ def in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.long if name in LARGER else ())
+        pytest.param(name, marks=() if name == "cnn" else pytest.mark.long)
         for name in ("cnn", "gpt2", "llama", "patchtst", "vit")
     ],
 )

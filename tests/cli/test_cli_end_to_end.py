@@ -138,7 +138,7 @@ def test_bad_input_is_answered_in_one_sentence(
     assert not Path("x").exists()
 
 
-@pytest.mark.parametrize("delay", [0.5, 2.5, 4.0])
+@pytest.mark.parametrize("delay", [0.5, 2.5, pytest.param(4.0, marks=pytest.mark.long)])
 def test_ctrl_c_leaves_the_memory_whole(
     delay: float, tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

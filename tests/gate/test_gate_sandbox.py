@@ -136,7 +136,9 @@ def truth(subject: Subject, edits: list[Edit]) -> dict[str, float]:
 COLUMNS = {"classification": ("drop", "increase"), "fidelity": ("changed", "divergence")}
 
 
-@pytest.mark.parametrize("objective", ["classification", "fidelity"])
+@pytest.mark.parametrize(
+    "objective", [pytest.param("classification", marks=pytest.mark.long), "fidelity"]
+)
 def test_every_exact_no_op_is_accepted(
     subjects: dict[str, tuple[Subject, Baseline]], objective: str
 ) -> None:

@@ -52,6 +52,7 @@ def llama() -> View:
     return view_of(prepare(model, data, settings=SETTINGS), SETTINGS)
 
 
+@pytest.mark.long
 def test_cut_texts_are_those_of_the_model_run_on_less() -> None:
     subject = llama().subject
     cut = cut_texts(subject, 4, 2)
@@ -136,6 +137,7 @@ def test_position_shares_are_squared_slopes() -> None:
     assert shares["4-7"] == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.long
 def test_the_answer_gathers_at_its_own_position_and_the_trials_bear_it_out() -> None:
     view = llama()
     found = TokenFlow(trials=16).measure(view)
@@ -148,6 +150,7 @@ def test_the_answer_gathers_at_its_own_position_and_the_trials_bear_it_out() -> 
     assert value(found, "model.embed_tokens", "token_flow_agreement") >= 0.5
 
 
+@pytest.mark.long
 def test_the_lens_is_head_and_norm_on_each_layer() -> None:
     view = llama()
     found = LayerDecisions(rows=1000).measure(view)
@@ -184,6 +187,7 @@ def test_a_stream_of_ten_directions_needs_little_more() -> None:
     assert rank == pytest.approx(entropy_rank(weight), rel=1e-4)
 
 
+@pytest.mark.long
 def test_unused_tokens_are_counted_or_not_told() -> None:
     view = llama()
     tail = find_tail(view)
@@ -200,6 +204,7 @@ def test_unused_tokens_are_counted_or_not_told() -> None:
     assert "64 are needed" in told["head_rank_needed"].note
 
 
+@pytest.mark.long
 def test_keys_and_values_take_what_their_projections_write() -> None:
     config = cast(Any, llama().subject.model.config)
     found = AttentionMemory().measure(llama())
@@ -215,6 +220,7 @@ def test_keys_and_values_take_what_their_projections_write() -> None:
     assert total == pytest.approx(1)
 
 
+@pytest.mark.long
 def test_far_heads_are_those_that_look_far_and_count() -> None:
     view = llama()
     found = AttentionMemory().measure(view)

@@ -45,6 +45,7 @@ def largest(found: np.ndarray, wanted: np.ndarray) -> float:
     return max(differences) / max(abs(value) for value in wanted.ravel().tolist())
 
 
+@pytest.mark.long
 def test_a_bert_goes_to_onnx_with_any_batch_and_length(tmp_path: Path) -> None:
     edited = smaller(factories.tiny_bert(num_hidden_layers=1))
     before = model_hash(edited.model)
