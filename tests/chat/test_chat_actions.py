@@ -230,6 +230,22 @@ def test_a_share_of_the_heads_is_those_that_score_least(at: Desk) -> None:
     assert set(ran.action.proposal.components) == set(sorted(known, key=lambda n: known[n])[:2])
 
 
+def test_parts_that_have_no_units_to_take_are_left_out(at: Desk) -> None:
+    """Asked for a layer, the gate tries those of its parts that can be cut."""
+
+    def asked(*components: str) -> Ran:
+        share = {"fraction": 0.25}
+        proposal = Proposal.make(strategy="prune-neurons", components=components, params=share)
+        return run(at, kind="gate", proposal=proposal)
+
+    mixed, alone = asked("encoder.layers.0/mlp", "encoder.layers.0"), asked("encoder.layers.0/mlp")
+    assert mixed.action.proposal == alone.action.proposal
+    assert mixed.verdict == alone.verdict
+    none = asked("encoder.layers.0")
+    assert none.verdict is not None
+    assert none.verdict.outcome == "inapplicable"
+
+
 def test_the_cost_is_said_before(at: Desk) -> None:
     record, settings = at.record("last"), at.settings
     actions = [Action(kind="ablate", run=record.id, components=heads(0)[:n]) for n in (1, 2)]

@@ -15,7 +15,7 @@ from zsei.errors import UsageError
 from zsei.gate.rounds import try_proposal
 from zsei.importance.effects import effect_measurements
 from zsei.records import Measurement, Proposal
-from zsei.strategies.candidates import explicit
+from zsei.strategies.candidates import UNITS, explicit
 from zsei.subject.objective import Objective
 from zsei.surgery.weights import Weights
 from zsei.trace.ablation import Target, ablate, ablate_together
@@ -113,7 +113,8 @@ def _how(action: Action, reopened: Reopened) -> str:
 
 def _gated(action: Action, proposal: Proposal, reopened: Reopened) -> tuple[Ran, Weights]:
     bench = reopened.bench
-    settled = explicit(bench.subject, bench.scores, _with_heads(proposal, reopened))
+    possible = _with_heads(_where_it_can(proposal, reopened), reopened)
+    settled = explicit(bench.subject, bench.scores, possible)
     if bench.closed or bench.subject.program is None:
         raise UsageError(
             "The gate tries a change on a copy of the exported program, but "
@@ -128,6 +129,25 @@ def _gated(action: Action, proposal: Proposal, reopened: Reopened) -> tuple[Ran,
         repeats=settled.id in judged,
     )
     return ran, brought if trial.verdict.outcome == "accepted" else {}
+
+
+def _where_it_can(proposal: Proposal, reopened: Reopened) -> Proposal:
+    """A share of a layer's units without its parts that have none to take; all of them, if none
+    has, so that the strategy says why.
+
+    Only the anatomy knows: a convolution that adds to a residual stream has channels, too.
+    """
+    kind = UNITS.get(proposal.strategy)
+    if kind is None or "fraction" not in proposal.params:
+        return proposal
+    anatomy = reopened.bench.subject.anatomy
+    left = tuple(name for name in proposal.components if anatomy.site(name, kind) is not None)
+    if not left or left == proposal.components:
+        return proposal
+    return Proposal.make(
+        strategy=proposal.strategy, components=left, params=proposal.params,
+        source=proposal.source, rationale=proposal.rationale, finding_ids=proposal.finding_ids,
+    )  # fmt: skip
 
 
 def _with_heads(proposal: Proposal, reopened: Reopened) -> Proposal:
