@@ -8,13 +8,12 @@ is booked afterwards is what the provider says it was.
 """
 
 import json
-import math
-from collections.abc import Sequence
 
 from zsei.errors import LLMBudget, LLMError
 from zsei.llm.line import Line
 from zsei.llm.prices import Price, flat_price
-from zsei.llm.types import CallRecord, LLMRequest, RawAnswer
+from zsei.llm.tally import totals
+from zsei.llm.types import LLMRequest, RawAnswer
 
 _AROUND = 600
 """Tokens for roles and delimiters, and for the instructions some providers add to a schema."""
@@ -29,8 +28,8 @@ def retries_within(line: Line, request: LLMRequest) -> int:
             limited.
     """
     settings = line.settings
-    made = [call for call in line.log if not call.cached]
-    if len(made) >= settings.max_calls:
+    made = totals(line.log)
+    if made.calls >= settings.max_calls:
         raise LLMBudget(
             f"An analysis may make {settings.max_calls} calls to a language model, and they are "
             f"used up; allow more with {_NAMES}MAX_CALLS."
@@ -38,7 +37,7 @@ def retries_within(line: Line, request: LLMRequest) -> int:
     attempts = settings.retries + 1
     read, written = most_read(request), request.max_tokens
     if settings.max_total_tokens is not None:
-        left = settings.max_total_tokens - sum(call.tokens for call in made)
+        left = settings.max_total_tokens - made.tokens
         attempts = min(attempts, left // (read + written))
         if attempts < 1:
             raise LLMBudget(
@@ -47,7 +46,9 @@ def retries_within(line: Line, request: LLMRequest) -> int:
                 f"{_NAMES}MAX_TOTAL_TOKENS."
             )
     if settings.max_cost is not None:
-        attempts = min(attempts, _affordable(line, made, settings.max_cost, read, written))
+        attempts = min(
+            attempts, _affordable(line, made.cost or 0.0, settings.max_cost, read, written)
+        )
     return attempts - 1
 
 
@@ -68,7 +69,7 @@ def booked(
             read if reply.input_tokens is None else reply.input_tokens,
             written if reply.output_tokens is None else reply.output_tokens,
         )
-    price = price_of(line)
+    price = _price_of(line)
     cost = None if price is None else price.of(*told) + lost * price.of(read, written)
     return sum(told) + lost * (read + written), cost
 
@@ -80,7 +81,7 @@ def most_read(request: LLMRequest) -> int:
     return sum(len(part.encode(errors="replace")) for part in sent) + _AROUND
 
 
-def price_of(line: Line) -> Price | None:
+def _price_of(line: Line) -> Price | None:
     """The price of a line's model: from the settings, or from the list; None when unknown."""
     settings = line.settings
     if settings.input_price is not None and settings.output_price is not None:
@@ -88,18 +89,15 @@ def price_of(line: Line) -> Price | None:
     return getattr(line.llm, "price", None)
 
 
-def _affordable(
-    line: Line, made: Sequence[CallRecord], most: float, read: int, written: int
-) -> int:
+def _affordable(line: Line, spent: float, most: float, read: int, written: int) -> int:
     """Attempts that the money left pays for; at least one."""
-    price = price_of(line)
+    price = _price_of(line)
     if price is None:
         raise LLMBudget(
             f"A budget in money needs the price of {line.name}, but none is known; set "
             f"{_NAMES}INPUT_PRICE and {_NAMES}OUTPUT_PRICE in dollars per million tokens, or leave "
             f"{_NAMES}MAX_COST out."
         )
-    spent = math.fsum(call.cost or 0.0 for call in made)
     worst = price.of(read, written)
     if spent + worst > most:
         raise LLMBudget(

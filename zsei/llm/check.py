@@ -7,6 +7,7 @@ from zsei.errors import LLMError, UsageError
 from zsei.llm.connect import connect
 from zsei.llm.failures import masked
 from zsei.llm.line import Line
+from zsei.llm.tally import totals
 from zsei.llm.typed import ask_typed
 from zsei.llm.types import LLMRequest
 from zsei.records import Record
@@ -73,7 +74,7 @@ def check(settings: Settings) -> Check:
         model=line.name,
         sentence=_sentence(line, takes_schema, seconds),
         takes_schema=takes_schema,
-        attempts=sum(entry.attempts or 0 for entry in line.log),
+        attempts=totals(line.log).requests,
         input_tokens=call.input_tokens,
         output_tokens=call.output_tokens,
         cost=call.cost,

@@ -130,8 +130,7 @@ def _remembered(
     context: dict[str, Any] | None,
 ) -> Answer | None:
     """The answer that was given before, if it still holds; one that does not is forgotten."""
-    text = line.cache.get(key) if line.cache is not None else None
-    if line.cache is None or text is None:
+    if line.cache is None or (text := line.cache.get(key)) is None:
         return None
     try:
         answer, _ = _judge(RawAnswer(text=text, model=line.name), output_type, context)
