@@ -20,7 +20,8 @@ LIST_OF_TYPES = "records.py"
 STAGES = (
     "records", "errors", "settings", "cards", "resources", "clock", "llm", "subject", "trace",
     "measures", "graph", "importance", "analyzers", "surgery", "strategies", "gate", "pruning",
-    "advice", "memory", "report", "checkpoint", "assembly", "pipeline", "chat", "cli",
+    "advice", "memory", "report", "engines", "assembly", "checkpoint", "training", "pipeline",
+    "chat", "service", "cli",
 )  # fmt: skip
 """A module imports from its own stage and from those left of it."""
 

@@ -1,0 +1,107 @@
+"""What workers are asked for and what they bring back: plain data, so that it crosses processes.
+
+Letters: u unit of a place.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zsei.checkpoint.contracts import Level, StructuralPruningDecision, UnitKind
+from zsei.gate.phases import TrainingRun
+from zsei.records import Measurement, Record
+from zsei.surgery.module_edit import ModuleEdit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The weights of one checkpoint, and how the model they belong to came to its shape."""
+
+    epoch: int
+    step: int | None = None
+    path: Path | None = None
+    """A file or folder that the worker can read; None when `data` is given."""
+    data: bytes | None = None
+    """A safetensors file as bytes, for workers that share no disk."""
+    sha256: str = ""
+    edits: tuple[ModuleEdit, ...] = ()
+    """Removals that were carried out since the job's own model, oldest first."""
+    masks: tuple[ModuleEdit, ...] = ()
+    """Cuts that are held at zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureTask:
+    """Measure the units of some layers at one checkpoint."""
+
+    id: str
+    snapshot: Snapshot
+    layers: tuple[int | None, ...]
+    """Running numbers of the layers (`Component.layer`); None: what stands outside of layers."""
+    levels: tuple[Level, ...]
+    basic: bool = False
+    """Only what the weights themselves say; no pass over data."""
+    ablate: int = 0
+    """Units whose effect is also measured exactly, to check the ranking; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecideTask:
+    """Choose what goes and put it before the gate."""
+
+    id: str
+    snapshot: Snapshot
+    importance: dict[str, tuple[float | None, ...]]
+    """"component|kind" -> smoothed importance over the checkpoints so far, [u]."""
+    pairs: dict[str, tuple[tuple[int, int, float], ...]]
+    """"component|kind" -> units that are alike."""
+    target: float
+    """Share of the original parameters that should be gone."""
+    training: TrainingRun
+    levels: tuple[Level, ...]
+    conservative: bool = False
+    """After a fallback: half the cut, and channels only."""
+    decision: StructuralPruningDecision
+    """Filled in but for targets, statistics, safety, edit and approval."""
+
+
+Task = MeasureTask | DecideTask
+
+
+class SiteMeasure(Record):
+    """What was measured of the units of one place, each [u]."""
+
+    component: str
+    kind: UnitKind
+    layer: int | None
+    parts: dict[str, tuple[float | None, ...]]
+    """Criterion -> value per unit; None where it could not be told."""
+    pairs: tuple[tuple[int, int, float], ...] = ()
+    """(unit, unit, similarity) of units that are alike, most alike first."""
+    parameters: int = 0
+    """Parameters of the place."""
+
+    @property
+    def key(self) -> str:
+        """Name in histories: "component|kind"."""
+        return f"{self.component}|{self.kind}"
+
+
+class GroupMeasure(Record):
+    """What a worker found in its layers."""
+
+    layers: tuple[int | None, ...]
+    depth: Literal["full", "channels", "basic"]
+    sites: tuple[SiteMeasure, ...]
+    measurements: dict[str, tuple[Measurement, ...]]
+    """Component -> gradients, flow, learning efficiency and the like, for series over epochs."""
+    exact: tuple[tuple[str, int, float, float], ...] = ()
+    """(key, unit, cheap score, exact effect) of units that were ablated."""
+    confidence: float = 1.0
+    notes: tuple[str, ...] = ()
+    """What went wrong and what stood in: gradients that were no numbers, samples left out."""
+    cached: int = 0
+    """Places whose measures came from the cache."""
+
+
+TaskResult = GroupMeasure | StructuralPruningDecision

@@ -1,0 +1,1 @@
+"""Engines: how the tasks of an analysis are given to worker processes."""

@@ -1,0 +1,1 @@
+"""The analysis of checkpoints as an HTTP service."""
