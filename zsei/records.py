@@ -342,6 +342,16 @@ class Failure(Record):
     fix: str = ""
 
 
+class Checkpoint(Record):
+    """Where in a training run a model was analysed."""
+
+    run: str
+    """Name of the run."""
+    epoch: int
+    """Counted from 1."""
+    step: int | None = None
+
+
 class Provenance(Record):
     """What ran, with what."""
 
@@ -362,6 +372,8 @@ class Provenance(Record):
     llm: str | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    checkpoint: Checkpoint | None = None
+    """None for an analysis that stands beside no training run."""
 
 
 class Conditions(Record):

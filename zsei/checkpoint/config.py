@@ -102,7 +102,7 @@ class Target(Section):
 
 
 class AccuracyTargets(Section):
-    """Figures the analysis is compared with; they stand in reports and metrics and decide nothing."""
+    """Figures the analysis is compared with in reports and metrics; they decide nothing."""
 
     channel_importance_ranking: Target = Target(metric="kendall_tau", target=0.90)
     attention_redundancy_detection: Target = Target(

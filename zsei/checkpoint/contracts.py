@@ -1,9 +1,10 @@
 """The messages between a training run and the analysis beside it.
 
-A run sends a `StructuralAnalysisRequest` with each checkpoint and gets a `StructuralPruningDecision`
-back; what it did with it comes back as an `ApplicationReport`. All are JSON, refuse unknown keys and
-carry the version of this contract. Each has an idempotency key: sending it twice changes nothing and
-gives the first answer again. `zsei contracts` prints their JSON schemas.
+A run sends a `StructuralAnalysisRequest` with each checkpoint and gets a
+`StructuralPruningDecision` back; what it did with it comes back as an `ApplicationReport`. All are
+JSON, refuse unknown keys and carry the version of this contract. Each has an idempotency key:
+sending it twice changes nothing and gives the first answer again. `zsei contracts` prints their
+JSON schemas.
 """
 
 from typing import Literal, get_args
@@ -40,8 +41,8 @@ class Message(Record):
     def _known(cls, value: str) -> str:
         if value.partition(".")[0] != VERSION.partition(".")[0]:
             raise ValueError(
-                f"messages of version {VERSION} are understood, and this one is of version {value}; "
-                "update the side that is older"
+                f"messages of version {VERSION} are understood, and this one is of version "
+                f"{value}; update the side that is older"
             )
         return value
 
@@ -55,8 +56,8 @@ class CheckpointMetadata(Record):
     """Counted from 1."""
     step: int | None = Field(default=None, ge=0)
     weights: str
-    """File or folder with the weights, relative to the run's folder (`snapshots/000031.safetensors`)
-    or to the folder that is watched or served."""
+    """File or folder with the weights, relative to the run's folder (such as
+    `snapshots/000031.safetensors`) or to the folder that is watched or served."""
     sha256: str = ""
     """Of the weights' file; empty: not checked."""
     accuracy: float | None = Field(default=None, ge=-1, le=1)

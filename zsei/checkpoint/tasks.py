@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import Field
+
 from zsei.checkpoint.contracts import Level, StructuralPruningDecision, UnitKind
 from zsei.gate.phases import TrainingRun
-from zsei.records import Measurement, Record
+from zsei.records import Component, Conditions, Measurement, Provenance, Record
 from zsei.surgery.module_edit import ModuleEdit
 
 
@@ -102,6 +104,13 @@ class GroupMeasure(Record):
     """What went wrong and what stood in: gradients that were no numbers, samples left out."""
     cached: int = 0
     """Places whose measures came from the cache."""
+    followed: dict[str, bytes] = Field(default_factory=dict)
+    """Parameter -> importance |w g| of the entries that are followed one by one, float32 [p]."""
+    components: tuple[Component, ...] = ()
+    """Of these layers."""
+    provenance: Provenance | None = None
+    """Of the model at this checkpoint."""
+    conditions: Conditions | None = None
 
 
 TaskResult = GroupMeasure | StructuralPruningDecision
