@@ -6,6 +6,7 @@
     applied/000031.json         what the run did with it (`ApplicationReport`)
     reports/000031.json         how the analysis went (`AnalysisReport`)
     state/                      what the analysis keeps between checkpoints
+    end                         put there by a run that is over: answer what waits, then leave
     log.jsonl                   what happened, a line of JSON each
 
 Each file appears whole, in one move, so neither side ever reads half of one, a killed side finds
@@ -37,6 +38,11 @@ class RunFolder:
     def state(self) -> Path:
         """What the analysis keeps between checkpoints."""
         return self.path / "state"
+
+    @property
+    def end(self) -> Path:
+        """A file that says the run is over: what waits is answered, then the analysis leaves."""
+        return self.path / "end"
 
     @property
     def log(self) -> Path:

@@ -26,6 +26,9 @@ class Snapshot:
     data: bytes | None = None
     """A safetensors file as bytes, for workers that share no disk."""
     sha256: str = ""
+    prefix: str = ""
+    """What stands before each name in the file and is none of the model's own, such as `module.`;
+    entries without it are left out."""
     edits: tuple[ModuleEdit, ...] = ()
     """Removals that were carried out since the job's own model, oldest first."""
     masks: tuple[ModuleEdit, ...] = ()
