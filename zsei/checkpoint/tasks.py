@@ -36,6 +36,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutlineTask:
+    """Say which layers the model has at one checkpoint."""
+
+    id: str
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, kw_only=True)
 class MeasureTask:
     """Measure the units of some layers at one checkpoint."""
 
@@ -70,7 +78,21 @@ class DecideTask:
     """Filled in but for targets, statistics, safety, edit and approval."""
 
 
-Task = MeasureTask | DecideTask
+Task = OutlineTask | MeasureTask | DecideTask
+
+
+class Outline(Record):
+    """What a model is made of."""
+
+    layers: tuple[int, ...]
+    """Running numbers of its layers (`Component.layer`), rising."""
+
+
+class Unreadable(Record):
+    """The checkpoint is damaged, or is none of this model: no worker could do anything with it."""
+
+    why: str
+    """What the error said."""
 
 
 class SiteMeasure(Record):
@@ -116,4 +138,4 @@ class GroupMeasure(Record):
     conditions: Conditions | None = None
 
 
-TaskResult = GroupMeasure | StructuralPruningDecision
+TaskResult = Outline | GroupMeasure | StructuralPruningDecision | Unreadable

@@ -8,8 +8,16 @@ from zsei.checkpoint.decide import decide
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.measure import measure
 from zsei.checkpoint.subjects import Subjects
-from zsei.checkpoint.tasks import MeasureTask, Task, TaskResult
+from zsei.checkpoint.tasks import (
+    MeasureTask,
+    Outline,
+    OutlineTask,
+    Task,
+    TaskResult,
+    Unreadable,
+)
 from zsei.engines.engine import Work
+from zsei.errors import ZseiError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +34,17 @@ class OpenWorker:
 
 
 def carry_out(task: Task, subjects: Subjects) -> TaskResult:
-    """One task, on the subject with the weights of its checkpoint."""
-    subject = subjects.at(task.snapshot)
+    """One task, on the subject with the weights of its checkpoint.
+
+    A checkpoint that cannot be read is a result, not an error: another try would end the same way.
+    """
+    try:
+        subject = subjects.at(task.snapshot)
+    except ZseiError as error:
+        return Unreadable(why=str(error))
+    if isinstance(task, OutlineTask):
+        numbers = {component.layer for component in subject.anatomy.components}
+        return Outline(layers=tuple(sorted(number for number in numbers if number is not None)))
     if isinstance(task, MeasureTask):
         return measure(subject, task, subjects.job)
     return decide(subject, task, subjects.job)
