@@ -19,34 +19,46 @@ class TensorCut(Record):
     """What goes of one parameter or buffer."""
 
     name: str
+    """Of the parameter or buffer."""
     axis: int
+    """Along which entries go."""
     removed: tuple[int, ...]
+    """Numbers of the entries along that axis, before anything of it went."""
 
 
 class Attribute(Record):
     """A plain integer a module reads."""
 
     module: str
+    """Path of the module."""
     name: str
+    """Of the attribute, such as `out_features`."""
     value: int
+    """Its new value."""
 
 
 class ConfigValue(Record):
     """A value of the model's config."""
 
     name: str
+    """Of the value, such as `intermediate_size`."""
     old: int | tuple[int, ...] | tuple[str, ...] | None
+    """What it is where it is to be changed; left alone elsewhere."""
     new: int | tuple[int, ...] | tuple[str, ...]
+    """What it becomes."""
 
 
 class ModuleEdit(Record):
     """Edits of a model of the user's own class, as data that can be saved and replayed."""
 
     cuts: tuple[TensorCut, ...] = ()
+    """Entries of parameters and buffers that go."""
     dropped: tuple[str, ...] = ()
     """Paths of removed layers, e.g. `encoder.layer.3`."""
     attributes: tuple[Attribute, ...] = ()
+    """Integers that follow from them."""
     config: tuple[ConfigValue, ...] = ()
+    """Values of the model's config that follow from them."""
     factorised: tuple[Factorised, ...] = ()
     replaced: tuple[Replaced, ...] = ()
     """These two come first: what is cut may be a part of what they bring."""
