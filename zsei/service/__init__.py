@@ -1,1 +1,1 @@
-"""The analysis of checkpoints as an HTTP service."""
+"""Analysis of checkpoints over HTTP: requests in, decisions out."""
