@@ -3,7 +3,7 @@
 Letters: u unit of a place.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +76,9 @@ class DecideTask:
     """After a fallback: half the cut, and channels only."""
     decision: StructuralPruningDecision
     """Filled in but for targets, statistics, safety, edit and approval."""
+    parts: dict[str, dict[str, tuple[float | None, ...]]] = field(default_factory=dict)
+    """"component|kind" -> criterion -> its value per unit at this checkpoint, [u]: a layer goes by
+    its "taylor", "similarity" and "skip potential", and a head's "entropy" is told."""
 
 
 Task = OutlineTask | MeasureTask | DecideTask
