@@ -32,7 +32,12 @@ class Rollback:
     reason: str
 
 
-def rollback(kinds: Collection[EditKind], before: float, after: float) -> Rollback:
+def rollback(
+    kinds: Collection[EditKind],
+    before: float,
+    after: float,
+    drops: Mapping[EditKind, float] = DROPS,
+) -> Rollback:
     """Decide from the accuracy before and after whether an applied edit stays.
 
     It goes when before - after ≥ the limit of its kind, and when the accuracy after is no number.
@@ -43,6 +48,7 @@ def rollback(kinds: Collection[EditKind], before: float, after: float) -> Rollba
         kinds: Kinds of what was applied since `before` was measured.
         before: Accuracy (or rank correlation) before, as a share of 1.
         after: The same on the same samples afterwards.
+        drops: Drop that rolls back, by kind.
 
     Raises:
         UsageError: When there is no kind.
@@ -65,7 +71,7 @@ def rollback(kinds: Collection[EditKind], before: float, after: float) -> Rollba
                 "percentage by 100."
             )
     kind = max(kinds, key=_ORDER.index)
-    limit = DROPS[kind]
+    limit = drops[kind]
     if not math.isfinite(after):
         reason = f"the accuracy after the edit is {after}, which is no number"
         return Rollback(roll_back=True, drop=None, limit=limit, reason=reason)
