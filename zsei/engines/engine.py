@@ -37,7 +37,7 @@ class Done:
     value: Any = None
     """What the work returned; None unless `status` is "done"."""
     why: str = ""
-    """What went wrong, in one sentence; of "error" the exception the work raised."""
+    """What went wrong, in one line; of "error" the exception the work raised, as "Type: message"."""
     attempts: int = 1
     seconds: float = 0.0
     """Of the last try. A clock's word: only for timings."""
@@ -58,6 +58,13 @@ class Engine(Protocol):
     @property
     def workers(self) -> int:
         """How many tasks can run at once."""
+        ...
+
+    @property
+    def shares_disk(self) -> bool:
+        """Whether workers can read the files that the caller can. Where they cannot, what they need
+        of a file goes into the task.
+        """
         ...
 
     def run(self, tasks: Sequence[Any], limits: Limits) -> list[Done]:
