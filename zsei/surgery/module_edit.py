@@ -91,7 +91,8 @@ def apply_module_edit(model: nn.Module, edit: ModuleEdit) -> nn.Module:
         setattr(edited.get_submodule(attribute.module), attribute.name, attribute.value)
     _drop_layers(edited, edit.dropped)
     _number_again(edited, {layer.module.rpartition(".")[0] for layer in edit.replaced})
-    _change_config(edited, edit.config)
+    for config in configs_of(edited):
+        change_config(config, edit.config)
     return edited
 
 
@@ -127,11 +128,15 @@ def _number_again(model: nn.Module, paths: Iterable[str]) -> None:
                         setattr(module, name, place)
 
 
-def _change_config(model: nn.Module, values: Iterable[ConfigValue]) -> None:
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    for config in configs.values():
-        for value in values:
-            known = getattr(config, value.name, None)
-            if (tuple(known) if isinstance(known, list) else known) == value.old:
-                new = list(value.new) if isinstance(value.new, tuple) else value.new
-                setattr(config, value.name, new)
+def configs_of(model: nn.Module) -> list[Any]:
+    """Every config that a module of the model holds, each once."""
+    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())
+
+
+def change_config(config: Any, values: Iterable[ConfigValue]) -> None:
+    """Set those values of a config that are still the old ones."""
+    for value in values:
+        known = getattr(config, value.name, None)
+        if (tuple(known) if isinstance(known, list) else known) == value.old:
+            new = list(value.new) if isinstance(value.new, tuple) else value.new
+            setattr(config, value.name, new)
