@@ -37,7 +37,7 @@ class Done:
     value: Any = None
     """What the work returned; None unless `status` is "done"."""
     why: str = ""
-    """What went wrong, in one line; of "error" the exception the work raised, as "Type: message"."""
+    """What went wrong, in one line; of "error" the exception raised, as "Type: message"."""
     attempts: int = 1
     seconds: float = 0.0
     """Of the last try. A clock's word: only for timings."""

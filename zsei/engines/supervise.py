@@ -3,7 +3,7 @@
 import selectors
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
@@ -20,8 +20,17 @@ TICK = 0.25
 class Supervisor:
     """Which tasks wait, which are being done, what came of the others."""
 
-    def __init__(self, crew: Crew, tasks: Sequence[Any], limits: Limits):
+    def __init__(
+        self,
+        crew: Crew,
+        tasks: Sequence[Any],
+        limits: Limits,
+        pack: Callable[[Any], bytes] = cloudpickle.dumps,
+        unpack: Callable[[bytes | bytearray], Any] = cloudpickle.loads,
+    ):
         self._crew = crew
+        self._pack = pack
+        self._unpack = unpack
         self._tasks = list(tasks)
         self._limits = limits
         self._waiting = deque(range(len(self._tasks)))
@@ -40,11 +49,21 @@ class Supervisor:
             elif not self._places and not self._crew.workers:
                 self._give_up(f"No worker could be started: {self._reason}")
             else:
-                self._start_workers()
+                self._start_workers(len(self._waiting))
                 self._give_tasks()
                 self._wait()
                 self._look_after()
         return [self._done[number] for number in range(len(self._tasks))]
+
+    def make_ready(self) -> str:
+        """Have a worker that waits for a task; or why there can be none."""
+        while not any(worker.state == "idle" for worker in self._crew.workers):
+            if not self._places and not self._crew.workers:
+                return self._reason
+            self._start_workers(1)
+            self._wait()
+            self._look_after()
+        return ""
 
     def _give_up(self, why: str) -> None:
         self._crew.end_all()
@@ -68,10 +87,10 @@ class Supervisor:
             **rest,
         )
 
-    def _start_workers(self) -> None:
+    def _start_workers(self, wanted: int) -> None:
         workers = self._crew.workers
         free = sum(worker.state != "busy" for worker in workers)
-        while free < len(self._waiting) and len(workers) < self._places:
+        while free < wanted and len(workers) < self._places:
             try:
                 self._crew.start(self._limits.memory_bytes)
             except OSError as error:
@@ -92,7 +111,7 @@ class Supervisor:
                 number = self._waiting.popleft()
                 self._attempts[number] += 1
                 try:
-                    payload = cloudpickle.dumps(self._tasks[number])
+                    payload = self._pack(self._tasks[number])
                 except Exception as error:
                     why = f"The task cannot be sent to a worker ({in_words(error)})."
                     self._finish(number, "error", why=why)
@@ -139,7 +158,7 @@ class Supervisor:
         value, why, status = None, "", "done"
         if message.kind == DONE:
             try:
-                value = cloudpickle.loads(message.payload)
+                value = self._unpack(message.payload)
             except Exception as error:
                 status, why = "error", f"What the work returned cannot be read ({in_words(error)})."
         else:
