@@ -14,6 +14,7 @@ from zsei.importance.ranking import Importance
 from zsei.records import (
     AnalysisRecord,
     Check,
+    Checkpoint,
     Conditions,
     Failure,
     Finding,
@@ -46,8 +47,8 @@ def draft_record(
     subject, settings = analysis.subject, analysis.settings
     return AnalysisRecord(
         id="draft",
-        provenance=_provenance(subject, settings, cards),
-        conditions=_conditions(subject, settings),
+        provenance=provenance_of(subject, settings, cards),
+        conditions=conditions_of(subject, settings),
         components=subject.anatomy.components,
         measurements=_measurements(subject, analysis.trace, analysis.importance),
         groups=_groups(analysis.trace, analysis.importance),
@@ -89,7 +90,13 @@ def sealed(record: AnalysisRecord, timings: Timings) -> AnalysisRecord:
     return record.model_copy(update={"id": f"r-{digest(body)}", "timings": timings})
 
 
-def _provenance(subject: Subject, settings: Settings, cards: Mapping[str, str]) -> Provenance:
+def provenance_of(
+    subject: Subject,
+    settings: Settings,
+    cards: Mapping[str, str],
+    checkpoint: Checkpoint | None = None,
+) -> Provenance:
+    """What ran, with what; `checkpoint` says where in a training run."""
     parameters = list(subject.model.parameters())
     first = parameters[0] if parameters else torch.zeros(())
     return Provenance(
@@ -106,6 +113,7 @@ def _provenance(subject: Subject, settings: Settings, cards: Mapping[str, str]) 
         llm=None if settings.llm in (None, "none") else settings.llm,
         dtype=str(first.dtype).removeprefix("torch."),
         device=str(first.device),
+        checkpoint=checkpoint,
     )
 
 
@@ -116,7 +124,8 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _conditions(subject: Subject, settings: Settings) -> Conditions:
+def conditions_of(subject: Subject, settings: Settings) -> Conditions:
+    """Under which choices the numbers of an analysis hold."""
     first = subject.calibration[0]
     groups: dict[str, int] = {}
     for batch in (*subject.calibration, *subject.held_out):

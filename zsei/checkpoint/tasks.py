@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from zsei.checkpoint.contracts import Level, StructuralPruningDecision, UnitKind
 from zsei.gate.phases import TrainingRun
@@ -120,6 +120,11 @@ class SiteMeasure(Record):
 class GroupMeasure(Record):
     """What a worker found in its layers."""
 
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, ser_json_bytes="base64",
+        val_json_bytes="base64",
+    )  # fmt: skip
+
     layers: tuple[int | None, ...]
     depth: Literal["full", "channels", "basic"]
     sites: tuple[SiteMeasure, ...]
@@ -133,7 +138,8 @@ class GroupMeasure(Record):
     cached: int = 0
     """Places whose measures came from the cache."""
     followed: dict[str, bytes] = Field(default_factory=dict)
-    """Parameter -> importance |w g| of the entries that are followed one by one, float32 [p]."""
+    """Parameter with its shape (`follow_parameters.followed_name`) -> importance |w g| of the
+    entries that are followed one by one, float32 [p]."""
     components: tuple[Component, ...] = ()
     """Of these layers."""
     provenance: Provenance | None = None

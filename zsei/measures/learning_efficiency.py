@@ -52,7 +52,7 @@ class LearningEfficiency:
 
     def measure(self, view: View) -> Measured:
         """Two measurements per component that reads weights itself."""
-        owned = _weights(view)
+        owned = weights_of(view.subject)
         names = sorted({name for names in owned.values() for name in names})
         if isinstance(view.engine, StreamedEngine) or not names:
             return Measured()
@@ -63,7 +63,7 @@ class LearningEfficiency:
         for component, mine in owned.items():
             pairs = [(weights[name], gradients[name]) for name in mine if name in gradients]
             if pairs:
-                found[component] = _measured(pairs, n, f"of {how} over {n} samples")
+                found[component] = step_size(pairs, n, f"of {how} over {n} samples")
         return Measured(measurements=found)
 
 
@@ -105,14 +105,17 @@ def weight_gradients(
         else:
             generator = torch.Generator().manual_seed(seed)
             scalar = probes(subject.objective, seen, batch, 1, generator)[0].mean()
+        if not scalar.requires_grad:
+            return size, {}
         found = torch.autograd.grad(scalar, list(leaves.values()), allow_unused=True)
     gradients = {n: g for n, g in zip(leaves, found, strict=True) if g is not None}
     return size, gradients
 
 
-def _measured(
+def step_size(
     pairs: Sequence[tuple[Tensor, Tensor]], n: int, note: str
 ) -> tuple[Measurement, ...]:  # fmt: skip
+    """`update_to_weight` and `learning_efficiency` of some (weight, gradient) pairs."""
     squares = sum(float(g.double().square().sum()) for _, g in pairs)
     size = sum(float(w.detach().double().square().sum()) for w, _ in pairs)
     count = sum(g.numel() for _, g in pairs)
@@ -134,24 +137,24 @@ def _measured(
     )  # fmt: skip
 
 
-def _weights(view: View) -> dict[str, list[str]]:
+def weights_of(subject: Subject) -> dict[str, list[str]]:
     """Component -> the parameters its calls read, tables of embeddings left out."""
-    known = {name for name, _ in view.subject.model.named_parameters()}
-    program = view.subject.program
+    known = {name for name, _ in subject.model.named_parameters()}
+    program = subject.program
     found: dict[str, list[str]] = {}
     if program is None:
-        for component in view.subject.anatomy.components:
+        for component in subject.anatomy.components:
             path = f"{component.path}." if component.path else ""
             names = [n for n in known if n.startswith(path) and component.kind != "embedding"]
             found[component.id] = sorted(names)
         return {component: names for component, names in found.items() if names}
     nodes = {node.name: node for node in program.graph_module.graph.nodes}
-    for component in view.subject.anatomy.components:
+    for component in subject.anatomy.components:
         if component.kind in ("head", "layer", "residual", "output", "input"):
             continue
         names = {
             name
-            for owned in view.subject.anatomy.nodes[component.id]
+            for owned in subject.anatomy.nodes[component.id]
             if owned in nodes and operation(nodes[owned]) != "embedding"
             for name in parameter_names(nodes[owned])
         }

@@ -247,6 +247,10 @@ def _keep_gradients(
             signed = attribution(gradient, value, site, batch.size)
             kept.attribution.add(signed)
             kept.taylor.add(signed.abs())
+            entered = alive.get(site.source) if site.source else None
+            if site.kind == "layer" and entered is not None and entered.shape == value.shape:
+                around = attribution(gradient, value.detach() - entered.detach(), site, batch.size)
+                kept.bypass.add(around.abs())
             continue
         if means is not None:
             mean = means.get(key)

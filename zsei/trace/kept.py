@@ -64,6 +64,9 @@ class SiteEvidence:
     """|Σ a · g| of the loss per unit; empty without labels."""
     attribution: Moments = field(default_factory=Moments)
     """Signed Σ a · g of the loss per unit; empty without labels."""
+    bypass: Moments = field(default_factory=Moments)
+    """|Σ (a - x) · g| of the loss, x what enters a layer: first-order effect of leading around it;
+    empty without labels and for all but layers."""
     largest: Tensor | None = None
     """max |a| per unit over all data, [U]."""
 

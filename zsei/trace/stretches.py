@@ -95,6 +95,9 @@ class _Seen:
 
 def _each(sums: list[Tensor], names: list[str], tensors: list[Tensor]) -> Iterator[Gradients]:
     for number, scalar in enumerate(sums):
+        if not scalar.requires_grad:  # nothing that is wanted leads to it
+            yield {}
+            continue
         last = number == len(sums) - 1
         found = torch.autograd.grad(scalar, tensors, retain_graph=not last, allow_unused=True)
         yield {n: g for n, g in zip(names, found, strict=True) if g is not None}
