@@ -77,8 +77,8 @@ class CheckpointMetadata(Record):
     weights: str = Field(min_length=1, max_length=1000)
     """File or folder with the weights, relative to the run's folder (such as
     `snapshots/000031.safetensors`) or to the folder that is watched or served."""
-    sha256: str = ""
-    """Of the weights' file; empty: not checked."""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """Of the weights' file, in hex; empty: not checked."""
     accuracy: float | None = Field(default=None, ge=-1, le=1)
     """What training measured on its own validation data, as a share of 1."""
     loss: float | None = None
