@@ -221,11 +221,11 @@ def _layers(anatomy: Anatomy, task: DecideTask, limits: StructuredPruning) -> li
         values = task.parts.get(key_of(site), {}).get(criterion, ())
         return values[0] if values else None
 
-    taylor = {site.component: told(site, "taylor") for site in sites}
-    total = sum(value for value in taylor.values() if value is not None)
+    importance = {site.component: task.importance[key_of(site)][0] for site in sites}
+    total = sum(value for value in importance.values() if value is not None)
 
     def share(site: Site) -> float | None:
-        own = taylor[site.component]
+        own = importance[site.component]
         return own / total if own is not None and total > 0 else None
 
     return [

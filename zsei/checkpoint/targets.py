@@ -49,13 +49,13 @@ def targets_of(
                 )
             )
         elif site.kind == "head":
-            entropy = told.get("entropy", ())
+            focus = told.get("attention focus", ())
             heads.append(
                 AttentionHeadTarget(
                     layer_name=part.component,
                     head_indices=units,
                     head_importance=importance,
-                    attention_entropy=tuple(entropy[u] for u in units) if entropy else (),
+                    attention_entropy=tuple(_entropy(focus[u]) for u in units) if focus else (),
                     redundancy_pairs=tuple(
                         HeadRedundancy(first=first, second=second, similarity=similarity)
                         for first, second, similarity in part.alike
@@ -74,6 +74,11 @@ def targets_of(
                 )
             )
     return Targets(channels=tuple(channels), attention_heads=tuple(heads), layers=tuple(layers))
+
+
+def _entropy(focus: float | None) -> float | None:
+    """Normalised entropy, from what heads are ranked by."""
+    return None if focus is None else 1 - focus
 
 
 def _first(values: tuple[float | None, ...]) -> float | None:
