@@ -86,11 +86,13 @@ def _formed(
     more = f" and {len(came) - _LISTED} more pairs" if len(came) > _LISTED else ""
     n = len(series.pairs.steps)
     first = came[0]
+    rows = series.activity.values.get(site)
+    width = rows.shape[1] if rows is not None else max(units) + 1
     similarity = series.pairs.values[f"{site}|{first[0]}|{first[1]}"][:, 0]
     return Finding.make(
         code="redundancy-forming",
         components=ids if kind == "head" and all(ids) else (component,),
-        severity=min(1.0, len(units) / max(2, int(series.totals.values[site][-1, 1]))),
+        severity=min(1.0, len(units) / width),
         evidence=(
             Measurement(name="turned_pairs", value=len(came), unit="count", n=n,
                         note=f"{kind}s {listed}{more}"),

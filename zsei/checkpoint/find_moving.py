@@ -4,81 +4,62 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from zsei.checkpoint.history import Floats, History, Values
-from zsei.checkpoint.series import Series, shares
+from zsei.checkpoint.history import Floats, History
 from zsei.checkpoint.slope import Slopes, slopes
 from zsei.checkpoint.trend_limits import TrendLimits
 from zsei.records import Finding, Measurement
 
+POOLS: tuple[tuple[str, ...], ...] = (("channel", "neuron"), ("head",), ("layer",))
+"""Kinds whose units share one whole, as in `zsei.checkpoint.combine`."""
+
 
 def moving(
-    history: History, series: Series, limits: TrendLimits, names: Mapping[tuple[str, int], str]
+    history: History, limits: TrendLimits, names: Mapping[tuple[str, int], str]
 ) -> Iterator[Finding]:
     """Places, heads and layers whose share of importance rises or falls (`slopes`).
 
-    Formula: share_c = x_c / Σ x, of the places (by activity), of the heads of a place and of the
-    layers (by combined importance) that are still there. Said when noise alone would do the same
-    with a probability below `false_alarms` / (series x looks), and when the slope makes
-    at least `change` of the mean over the window. Severity: half of that change, at most 1.
+    Formula: share = Σ x over the units of a place / Σ x over all units of the pool (all channels
+    and neurons, all heads, all layers), both of those that are still there. Said when noise alone
+    would do the same with a probability below `false_alarms` / (series x looks), and when the slope
+    makes at least `change` of the mean over the window. Severity: half of that change, at most 1.
     """
-    places, table = shares(series)
-    groups: list[tuple[tuple[int, ...], tuple[str, ...], Floats]] = []
-    if places:
-        last = series.totals
-        table = np.stack(
-            [_since_cut(table[:, i], last.values[p][:, 1]) for i, p in enumerate(places)], axis=1
-        )
-        ids = tuple(place.partition("|")[0] for place in places)
-        groups.append((last.steps, ids, table))
-    groups += [(history.steps, *_units(history, kind, names)) for kind in ("head", "layer")]
-    count = sum(len(ids) for _, ids, _ in groups)
-    for steps, ids, values in groups:
-        if ids:
-            rows = slice(-limits.window, None)
-            found = slopes(steps[rows], values[rows])
-            for at, component in enumerate(ids):
-                yield from _direction(
-                    component, found, at, values[rows, at], steps[rows], count, limits
-                )
+    groups = [found for kinds in POOLS for found in _shares(history, kinds, names)]
+    count = sum(len(ids) for ids, _ in groups)
+    rows = slice(-limits.window, None)
+    steps = history.steps[rows]
+    for ids, values in groups:
+        found = slopes(steps, values[rows])
+        for at, component in enumerate(ids):
+            yield from _direction(component, found, at, values[rows, at], steps, count, limits)
 
 
-def _since_cut(row: Floats, units: Values) -> Floats:
-    """The share of a place since it last lost units; what it did before is another place's."""
-    changed = np.flatnonzero(np.diff(units) != 0)
-    kept = row.copy()
-    if len(changed):
-        kept[: changed[-1] + 1] = np.nan
-    return kept
+def _shares(
+    history: History, kinds: tuple[str, ...], names: Mapping[tuple[str, int], str]
+) -> Iterator[tuple[tuple[str, ...], Floats]]:
+    """Names and shares [c, s] of the places of a pool, and of its heads one by one.
 
-
-def _units(
-    history: History, kind: str, names: Mapping[tuple[str, int], str]
-) -> tuple[tuple[str, ...], Floats]:
-    """Heads or layers that are still there, each as share of those of its place (heads) or model.
-
-    A removed unit leaves its share to the others at once; so the whole is that of the survivors.
+    A removed unit leaves its share to the others at once; so the whole is that of the survivors. A
+    checkpoint at which one of them was not measured tells no share.
     """
-    ids: list[str] = []
-    columns: list[Floats] = []
-    keys = [key for key in history.values if key.endswith(f"|{kind}")]
-    layers = [history.values[key][:, 0].astype(np.float64) for key in keys if kind == "layer"]
-    alive = [row for row in layers if len(row) and not np.isnan(row[-1])]
-    for key in keys:
-        component = key.partition("|")[0]
+    tables: dict[str, Floats] = {}
+    for key in history.values:
         rows = history.values[key].astype(np.float64)
-        here = np.flatnonzero(~np.isnan(rows[-1])) if len(rows) else []
-        kept = rows[:, here]
-        others = np.stack(alive, axis=1) if kind == "layer" and alive else kept
-        whole = others.sum(axis=1)  # NaN where one was not measured: then there is no share
-        for place, unit in enumerate(here):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                share = kept[:, place] / whole
-            if others.shape[1] > 1:
-                head = names.get((component, int(unit)), f"{component}.{unit}")
-                ids.append(component if kind == "layer" else head)
-                columns.append(share)
-    blank = np.full((len(history.steps), 0), np.nan)
-    return tuple(ids), np.stack(columns, axis=1) if columns else blank
+        if key.rpartition("|")[2] in kinds and len(rows) and not np.isnan(rows[-1]).all():
+            tables[key] = rows[:, ~np.isnan(rows[-1])]
+    if not tables:
+        return
+    places = np.stack([table.sum(axis=1) for table in tables.values()], axis=1)
+    whole = places.sum(axis=1, keepdims=True)
+    whole = np.where(whole > 0, whole, np.nan)
+    if len(tables) > 1:
+        yield tuple(key.rpartition("|")[0] for key in tables), places / whole
+    if kinds == ("head",):
+        ids: list[str] = []
+        for key in tables:
+            component = key.rpartition("|")[0]
+            here = np.flatnonzero(~np.isnan(history.values[key][-1]))
+            ids += [names.get((component, int(u)), f"{component}.{u}") for u in here]
+        yield tuple(ids), np.concatenate(list(tables.values()), axis=1) / whole
 
 
 def _direction(

@@ -30,12 +30,10 @@ importance is not: a unit that never fires still has weights, and so a magnitude
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Series:
-    """Four histories of one run. What was not measured is NaN and never 0."""
+    """Three histories of one run. What was not measured is NaN and never 0."""
 
     numbers: History = field(default_factory=lambda: History(kept=KEPT))
     """"component|metric" -> [c, 1]; component "" is the model."""
-    totals: History = field(default_factory=lambda: History(kept=KEPT))
-    """"component|kind" -> [c, 2]: activity of all its units together, and how many there are."""
     activity: History = field(default_factory=lambda: History(kept=RECENT))
     """"component|kind" -> what each unit does, [c, u], by the number it had at the beginning."""
     pairs: History = field(default_factory=lambda: History(kept=RECENT))
@@ -67,15 +65,16 @@ def follow(
     Args:
         series: What was followed before.
         epoch: Later than all before it.
-        sites: What was measured of the units of each place.
+        sites: What was measured of the units of each place, under the name it had when the run
+            began.
         measurements: Component -> numbers; of those in `FOLLOWED` the value is kept.
         model: Of the whole model: "loss", "accuracy", "sparsity", "sparsity_wanted",
             "analysis_confidence"; None where it was not measured.
-        numbers: "component|kind" -> the number each unit had when the run began. A place that is
-            missing has lost no unit.
+        numbers: "component|kind" -> the number each unit had when the run began, -1 for one that is
+            held at zero. A place that is missing has lost no unit.
 
     Raises:
-        DataError: When the epoch is not later, or a value is infinite.
+        DataError: When the epoch is not later, a value is infinite, or the numbers do not fit.
     """
     numbers = numbers or {}
     scalars = {f"|{name}": value for name, value in model.items()}
@@ -83,75 +82,32 @@ def follow(
         for measurement in measured:
             if measurement.name in FOLLOWED:
                 scalars.setdefault(f"{component}|{measurement.name}", measurement.value)
-    totals: dict[str, list[float]] = {}
     activity: dict[str, Floats] = {}
     pairs: dict[str, list[float]] = {}
     for site in sites:
-        units = len(next(iter(site.parts.values()), ()))
-        place = numbers.get(site.key) or range(units)
+        key = site.key
         does = _activity(site)
-        totals[site.key] = [np.nan if does is None else float(np.nansum(does)), units]
+        place = numbers.get(key) or range(len(next(iter(site.parts.values()), ())))
         if does is not None:
-            activity[site.key] = _spread(series, site.key, does, place)
-        alike = sorted(site.pairs, key=lambda pair: -pair[2])[:PAIRS]
+            activity[key] = _spread(series, key, does, place)
+        # What points the other way is as redundant as what points the same way.
+        alike = sorted(((a, b, abs(s)) for a, b, s in site.pairs), key=lambda p: -p[2])[:PAIRS]
         # A place whose likeness was not looked at has no number of pairs, rather than none.
         if site.pairs or does is not None:
-            scalars[f"{site.key}|alike_pairs"] = float(len(site.pairs))
+            scalars[f"{key}|alike_pairs"] = float(len(site.pairs))
         if alike:
-            scalars[f"{site.key}|highest_similarity"] = alike[0][2]
+            scalars[f"{key}|highest_similarity"] = alike[0][2]
         for first, second, similarity in alike:
             low, high = sorted((place[first], place[second]))
-            pairs[f"{site.key}|{low}|{high}"] = [similarity]
+            if low >= 0:
+                pairs[f"{key}|{low}|{high}"] = [similarity]
     told = {name: [np.nan if value is None else value] for name, value in scalars.items()}
     return replace(
         series,
         numbers=observe(series.numbers, epoch, told),
-        totals=observe(series.totals, epoch, totals),
         activity=observe(series.activity, epoch, activity),
         pairs=_without_blanks(observe(series.pairs, epoch, pairs)),
     )
-
-
-def shares(series: Series) -> tuple[tuple[str, ...], Floats]:
-    """Places that are still there, and the share of each in what all of them do, [c, place].
-
-    Shares instead of sums, because the learning rate and the loss move the gradients of all places
-    alike. A checkpoint at which one of them was not measured has NaN for all: shares of different
-    wholes cannot be compared.
-    """
-    known = {
-        key: rows[:, 0].astype(np.float64)
-        for key, rows in series.totals.values.items()
-        if len(rows) and not np.isnan(rows[-1, 1]) and not key.endswith("|layer")
-    }
-    if not known:
-        return (), np.full((len(series.totals.steps), 0), np.nan)
-    table = np.stack(list(known.values()), axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found = table / table.sum(axis=1, keepdims=True)
-    return tuple(known), found
-
-
-def importance_shares(
-    sites: Iterable[SiteMeasure],
-) -> dict[str, float | None]:
-    """Component -> its share of what all units of the model do, at one checkpoint.
-
-    Heads are listed by the attention they are part of. None when one of the places could not be
-    measured: then no share can be told.
-    """
-    totals: dict[str, float | None] = {}
-    for site in sites:
-        if site.kind == "layer":
-            continue
-        does = _activity(site)
-        before = totals.get(site.component, 0.0)
-        one = None if does is None else float(np.nansum(does))
-        totals[site.component] = None if one is None or before is None else before + one
-    whole = [value for value in totals.values() if value is not None]
-    if len(whole) < len(totals) or sum(whole) <= 0:
-        return dict.fromkeys(totals)
-    return {name: (value or 0.0) / sum(whole) for name, value in totals.items()}
 
 
 def _activity(site: SiteMeasure) -> Floats | None:
@@ -167,13 +123,15 @@ def _spread(series: Series, key: str, row: Floats, place: Sequence[int]) -> Floa
     """A row by the numbers units had at first; NaN for those that are gone."""
     known = series.activity.values.get(key)
     width = known.shape[1] if known is not None else max(place, default=-1) + 1
-    if len(place) != len(row) or (len(row) and max(place) >= width):
+    if len(place) != len(row) or max(place, default=-1) >= width:
         raise DataError(
             f"`{key}` has {len(row)} units at this checkpoint and {len(place)} numbers for them, "
             f"of {width} at first; give the number each unit had when the run began."
         )
     spread = np.full(width, np.nan)
-    spread[list(place)] = row
+    for number, value in zip(place, row, strict=True):
+        if number >= 0:
+            spread[number] = value
     return spread
 
 

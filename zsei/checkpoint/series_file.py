@@ -13,7 +13,7 @@ from zsei.checkpoint.history import History
 from zsei.checkpoint.series import Series
 from zsei.errors import MemoryDamaged, OutputError, UsageError
 
-PARTS = ("numbers", "totals", "activity", "pairs")
+PARTS = ("numbers", "activity", "pairs")
 
 
 def save_series(series: Series, path: Path) -> None:

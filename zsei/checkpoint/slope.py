@@ -61,8 +61,8 @@ def slopes(epochs: ArrayLike, values: ArrayLike) -> Slopes:
     Raises:
         DataError: When epochs do not rise or a value is infinite.
 
-    Misleads when: noise remembers longer than ρ = 0.95 (a slow wave looks like a slope), or a series
-    jumps once: then the slope says little of when, and the probability is high.
+    Misleads when: noise remembers longer than ρ = 0.95 (a slow wave looks like a slope), or a
+    series jumps once: then the slope says little of when, and the probability is high.
     References: Theil, 1950; Sen, JASA 63, 1968; Zellner and Tiao, JASA 59, 1964.
     """
     t = np.asarray(epochs, dtype=np.float64)

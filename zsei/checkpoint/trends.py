@@ -49,7 +49,7 @@ def trends(
         return ()
     names = _names(components)
     return (
-        *moving(history, series, limits, names),
+        *moving(history, limits, names),
         *turning(series, limits, names, config.elesh.marking_threshold),
         *forming(series, config, limits, names),
         *unstable(series, limits),
