@@ -106,7 +106,10 @@ class Supervisor:
             self._places -= 1
 
     def _give_tasks(self) -> None:
-        for worker in self._crew.workers:
+        for worker in list(self._crew.workers):
+            if worker.state == "idle" and self._waiting and worker.process.has_ended():
+                self._crew.remove(worker)  # before it had this task, which need not know
+                continue
             while worker.state == "idle" and self._waiting:
                 number = self._waiting.popleft()
                 self._attempts[number] += 1
