@@ -159,8 +159,8 @@ def _unpickled(file: Path, *, mapped: bool) -> Any:
             raise _damaged(file, error) from error
         raise UnsafeModelError(
             f"Weights are loaded without running code, and `{file.name}` is a pickle that asks for "
-            f"{asked[1] or asked[2]}. Save the weights alone, with torch.save(model.state_dict(), ...) or "
-            "safetensors.torch.save_model(model, ...)."
+            f"{asked[1] or asked[2]}. Save the weights alone, with "
+            "torch.save(model.state_dict(), ...) or safetensors.torch.save_model(model, ...)."
         ) from error
     except Exception as error:  # damaged pickles end in errors of any kind
         raise _damaged(file, error) from error
