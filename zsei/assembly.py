@@ -87,6 +87,8 @@ def with_verdicts(record: AnalysisRecord, outcome: Outcome, analysis: Analysis) 
 def sealed(record: AnalysisRecord, timings: Timings) -> AnalysisRecord:
     """The record with its id, the hash of everything but the id and the timings."""
     body = record.model_dump(mode="json", exclude={"timings", "id"})
+    if record.provenance.checkpoint is None:  # as it was before there were runs, so ids stay
+        del body["provenance"]["checkpoint"]
     return record.model_copy(update={"id": f"r-{digest(body)}", "timings": timings})
 
 
