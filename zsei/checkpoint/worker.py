@@ -46,5 +46,5 @@ def carry_out(task: Task, subjects: Subjects) -> TaskResult:
         numbers = {component.layer for component in subject.anatomy.components}
         return Outline(layers=tuple(sorted(number for number in numbers if number is not None)))
     if isinstance(task, MeasureTask):
-        return measure(subject, task, subjects.job)
+        return measure(subject, task, subjects.job, subjects.ready())
     return decide(subject, task, subjects.job)

@@ -36,7 +36,7 @@ TOLERANCE = 1e-5
 
 
 def prepare(
-    model: str | Path | nn.Module | None = None,
+    model: str | Path | nn.Module | LoadedModel | None = None,
     data: Any = None,
     objective: str = "auto",
     settings: Settings | None = None,
@@ -48,7 +48,7 @@ def prepare(
     the caller's again afterwards.
 
     Args:
-        model: See `zsei.subject.load.load_model`.
+        model: See `zsei.subject.load.load_model`; or what that gave.
         data: See `zsei.subject.data.load_data`; None takes what a factory returned, else the
             default text.
         objective: `auto` or a name in `zsei.subject.objective.OBJECTIVES`.
@@ -61,7 +61,7 @@ def prepare(
         ObjectiveError: The objective asked for does not fit.
     """
     settings = settings or Settings()
-    loaded = load_model(model, settings)
+    loaded = model if isinstance(model, LoadedModel) else load_model(model, settings)
     settings, smaller = fitted(settings, loaded.model)
     identity = model_hash(loaded.model)
     with _undisturbed(settings.seed):
