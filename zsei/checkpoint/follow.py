@@ -14,7 +14,7 @@ import pickle
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -36,6 +36,7 @@ from zsei.checkpoint.tasks import Snapshot
 from zsei.checkpoint.words import in_words
 from zsei.checkpoint.worker import OpenWorker
 from zsei.errors import OutputError, ZseiError
+from zsei.records import AnalysisRecord
 
 PAUSE = 0.25
 """Seconds between two looks into the folder."""
@@ -52,6 +53,11 @@ class Answered(Protocol):
     @property
     def report(self) -> AnalysisReport:
         """How the analysis went."""
+        ...
+
+    @property
+    def record(self) -> AnalysisRecord | None:
+        """What was found; None where nothing was measured."""
         ...
 
 
@@ -75,6 +81,12 @@ class Follower:
     job: Job
     analyst: Answers
     pulse: Pulse
+    root: Path | None = None
+    """Folder that requests name weights in; None is the run's own."""
+    prefix: str = ""
+    """As in `Snapshot.prefix`."""
+    on_answer: Callable[[StructuralPruningDecision, Answered | None], None] | None = None
+    """Told of each answer once it is sent; None in the place of an analysis that failed."""
     _letters: Letters = field(init=False)
     _unsent: dict[tuple[Box, int], Message] = field(default_factory=dict, init=False)
 
@@ -106,7 +118,8 @@ class Follower:
     def _answer(self, letter: Letter) -> None:
         begin = time.monotonic()
         self.pulse.beat(state="busy", epoch=letter.epoch)
-        decision, report = self._analysed(letter)
+        decision, answered = self._analysed(letter)
+        report = None if answered is None else answered.report
         # The report goes first: who has read the decision finds it there.
         if report is not None:
             self._send("reports", letter.epoch, report)
@@ -116,12 +129,15 @@ class Follower:
         last = self.pulse.last
         failed = last.failed + (report is None)
         self.pulse.beat(state="idle", answered=last.answered + 1, failed=failed)
+        if self.on_answer is not None:
+            self.on_answer(decision, answered)
 
-    def _analysed(self, letter: Letter) -> tuple[StructuralPruningDecision, AnalysisReport | None]:
+    def _analysed(self, letter: Letter) -> tuple[StructuralPruningDecision, Answered | None]:
         try:
             request = receive(self.folder, letter)
-            answered = self.analyst.answer(request, snapshot_of(self.folder, request))
-            return answered.decision, answered.report
+            snapshot = snapshot_of(self.root or self.folder.path, request, prefix=self.prefix)
+            answered = self.analyst.answer(request, snapshot)
+            return answered.decision, answered
         except Exception as error:
             # Of whatever kind: one checkpoint without an analysis is better than none from now on.
             self._log("failed", letter.epoch, said(error), level="error")
@@ -209,21 +225,23 @@ def _follow(folder: RunFolder, job: Job, pulse: Pulse, given: argparse.Namespace
     from zsei.engines.open import open_engine
 
     workers = given.workers or min(job.config.elesh.analysis_workers_per_gpu, os.cpu_count() or 1)
-    engine = open_engine(given.engine, OpenWorker(job=job), workers=workers, address=given.address)
+    engine = open_engine(
+        given.engine, OpenWorker(job=job), workers=workers, address=given.address,
+        threads=job.threads,
+    )  # fmt: skip
     try:
-        analyst = Analyst(folder, job, engine)
-        try:
-            log_event(
-                folder.log,
-                Event(event="started", run=job.run, numbers={"workers": workers},
-                      why=f"Analysis in {engine.name} workers."),
-            )  # fmt: skip
-            follow(Follower(folder=folder, job=job, analyst=analyst, pulse=pulse))
-            log_event(folder.log, Event(event="ended", run=job.run, why="The run is over."))
-        finally:
-            analyst.close()
+        follower = Follower(
+            folder=folder, job=job, analyst=Analyst(folder, job, engine), pulse=pulse
+        )  # fmt: skip
+        _note(folder, "started", job.run, f"Analysis in {workers} {engine.name} workers.")
+        follow(follower)
+        _note(folder, "ended", job.run, "The run is over, and nothing waits any more.")
     finally:
         engine.close()
+
+
+def _note(folder: RunFolder, event: str, run: str, why: str) -> None:
+    log_event(folder.log, Event(event=event, run=run, why=why))
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
