@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from zsei.checkpoint.contracts import Mode
 from zsei.checkpoint.schedule import Epochs, Schedule
+from zsei.errors import UsageError
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -64,6 +65,14 @@ class SafetySchedule(Section):
     conservative_epochs: int = Field(default=30, ge=0)
     moderate_epochs: int = Field(default=30, ge=0)
     aggressive_epochs: int = Field(default=30, ge=0)
+
+    @model_validator(mode="after")
+    def _cuts_somewhere(self) -> "SafetySchedule":
+        try:
+            _ = self.epochs
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     @property
     def epochs(self) -> Epochs:
