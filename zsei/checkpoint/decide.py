@@ -6,45 +6,25 @@ decision is carried out the weights have moved, and values fitted to this checkp
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, floor
 
 from zsei.checkpoint.carried_out import CarriedOut, parameter_count
-from zsei.checkpoint.choose import Chosen, choose, parameters_left
-from zsei.checkpoint.config import CheckpointConfig, StructuredPruning
-from zsei.checkpoint.contracts import (
-    PruningMasks,
-    PruningStatistics,
-    SafetyValidation,
-    StructuralPruningDecision,
-)  # fmt: skip
+from zsei.checkpoint.choose import choose, parameters_left
+from zsei.checkpoint.config import StructuredPruning
+from zsei.checkpoint.contracts import StructuralPruningDecision
 from zsei.checkpoint.cuttable import Cuttable, cuttable
+from zsei.checkpoint.decided import Question, Tried, answered, decision_id, nothing_goes
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.masks_of import masks_of
-from zsei.checkpoint.targets import Targets, targets_of
+from zsei.checkpoint.targets import targets_of
 from zsei.checkpoint.tasks import DecideTask
-from zsei.errors import SurgeryRefused
-from zsei.gate.audit import audit_key
 from zsei.gate.baseline import measure_baseline
 from zsei.gate.phases import ALLOWED, CAPS
 from zsei.gate.sandbox import try_edits
-from zsei.records import Proposal, Verdict, digest
+from zsei.records import Proposal
 from zsei.settings import EditKind, SafetyLevel, Settings
 from zsei.subject.types import Subject
 from zsei.surgery.apply import example_inputs
-from zsei.surgery.module_edit import ModuleEdit
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Tried:
-    """The last cut that went before the gate."""
-
-    chosen: Chosen
-    targets: Targets
-    cut: CarriedOut
-    verdict: Verdict
-    number: int
-    """Cuts that went before the gate."""
 
 
 def decide(subject: Subject, task: DecideTask, job: Job) -> StructuralPruningDecision:
@@ -77,24 +57,22 @@ def decide(subject: Subject, task: DecideTask, job: Job) -> StructuralPruningDec
     the rollback watches what becomes of the next.
     """
     limits, level = job.config.elesh.structured_pruning, _level(task)
-    settings = _settings(job.settings, limits, level)
-    kinds = _kinds(task)
-    before = parameter_count(subject.model)
-    if reason := _nothing_to_do(subject, task, kinds, before):
-        return _finished(subject, task, level, before, reason=reason)
-    place = cuttable(subject, task, limits, settings, kinds)
-    before = parameters_left(place.parts, place.shapes, {})
-    room = _room(subject, task, before)
-    if room <= 0:
-        gone = task.training.share(before)
-        reason = (
-            f"{gone:.2%} of the original parameters are gone, and the target is {task.target:.2%}"
-        )
-        return _finished(subject, task, level, before, reason=reason)
-    found = _try(subject, task, place, room, kinds, settings, job.config)
-    if isinstance(found, str):
-        return _finished(subject, task, level, before, reason=found)
-    return _judged(subject, task, level, before, found)
+    settings, kinds = _settings(job.settings, limits, level), _kinds(task)
+    question = Question(
+        subject=subject, task=task, level=level, parameters=parameter_count(subject.model)
+    )
+    if reason := _nothing_to_do(question, kinds):
+        return nothing_goes(question, reason)
+    places = cuttable(subject, task, limits, settings, kinds)
+    left = parameters_left(places.parts, places.shapes, {})  # without what is held at zero
+    question = replace(question, parameters=left)
+    if (room := _room(task, left)) <= 0:
+        gone = f"{task.training.share(left):.2%} of the original parameters are gone"
+        return nothing_goes(question, f"{gone}, and the target is {task.target:.2%}")
+    tried = _try(question, places, room, kinds, settings, limits)
+    if tried is None:
+        return nothing_goes(question, _nothing_fits(places, room))
+    return answered(question, tried)
 
 
 def _level(task: DecideTask) -> SafetyLevel:
@@ -104,13 +82,8 @@ def _level(task: DecideTask) -> SafetyLevel:
     return "conservative" if task.conservative else phase
 
 
-def _kinds(task: DecideTask) -> tuple[EditKind, ...]:
-    asked: Collection[EditKind] = ("channels",) if task.conservative else task.levels
-    allowed = ALLOWED[task.training.phase]
-    return tuple(kind for kind in allowed if kind in asked and kind in task.levels)
-
-
 def _settings(settings: Settings, limits: StructuredPruning, level: SafetyLevel) -> Settings:
+    """The gate's settings, with the level of the phase and the minima of the configuration."""
     return settings.model_copy(
         update={
             "safety": level,
@@ -121,187 +94,98 @@ def _settings(settings: Settings, limits: StructuredPruning, level: SafetyLevel)
     )
 
 
-def _nothing_to_do(
-    subject: Subject, task: DecideTask, kinds: Collection[EditKind], before: int
-) -> str:
-    run = task.training
+def _kinds(task: DecideTask) -> tuple[EditKind, ...]:
+    allowed = ALLOWED[task.training.phase]
+    few: Collection[EditKind] = ("channels",) if task.conservative else allowed
+    return tuple(kind for kind in allowed if kind in few and kind in task.levels)
+
+
+def _nothing_to_do(question: Question, kinds: Collection[EditKind]) -> str:
+    """Why nothing need be tried; empty when something must."""
+    run, now = question.task.training, question.parameters
     if not ALLOWED[run.phase]:
         return f"in the phase {run.phase!r} nothing is cut"
     if not kinds:
         told = " and ".join(ALLOWED[run.phase])
         return f"in the phase {run.phase!r} only {told} may be cut, and none of that is asked for"
-    if subject.program is None:
+    if question.subject.program is None:
         return "cuts are tried on the exported program, and this model could not be exported"
-    if before > run.parameters:
+    if now > run.parameters:
         return (
-            f"the model has {before} parameters, more than the {run.parameters} the run is said "
-            "to have begun with; count them before the first cut"
+            f"the model has {now} parameters, more than the {run.parameters} the run is said to "
+            "have begun with; count them before the first cut"
         )
-    if not any(value is not None for row in task.importance.values() for value in row):
+    if all(value is None for row in question.task.importance.values() for value in row):
         return "nothing was measured by which something could be chosen"
     return ""
 
 
-def _room(subject: Subject, task: DecideTask, before: int) -> int:
-    """Parameters that may go now, so that neither target nor cap is passed."""
-    run = task.training
-    # Whole parameters are compared: 0.15 of 1000 must not be 149 by rounding.
-    left = max(
-        ceil(run.parameters * (1 - task.target) - 1e-6),
-        ceil(run.parameters * (1 - CAPS[run.phase]) - 1e-6),
+def _nothing_fits(places: Cuttable, room: int) -> str:
+    if not places.parts:
+        why = next(iter(places.refused.values()), "no place is above the minima and was measured")
+        return f"nothing can be cut: {why}"
+    return (
+        f"nothing fits: {room} parameters may go, and the next unit is larger, or what was "
+        "measured is at the minima"
     )
-    return (before - left) // 2 if task.conservative else before - left
+
+
+def _room(task: DecideTask, now: int) -> int:
+    """Parameters that may go, so that neither target nor cap is passed."""
+    run = task.training
+    share = min(task.target, CAPS[run.phase])
+    # 1e-6: 0.15 of 1000 must not be 149 by rounding.
+    room = now - ceil(run.parameters * (1 - share) - 1e-6)
+    return room // 2 if task.conservative else room
+
+
+def _layers(question: Question, limits: StructuredPruning) -> int:
+    """How many of the layers that are there now may be gone."""
+    now = sum(c.kind == "layer" for c in question.subject.anatomy.components)
+    gone = sum(len(edit.dropped) for edit in question.task.snapshot.edits)
+    # 1e-9: 0.2 of 5 must not lose a layer to rounding.
+    return floor(limits.layer_analysis.max_layer_removal_ratio * (now + gone) + 1e-9) - gone
 
 
 def _try(
-    subject: Subject,
-    task: DecideTask,
-    place: Cuttable,
+    question: Question,
+    places: Cuttable,
     room: int,
     kinds: Collection[EditKind],
     settings: Settings,
-    config: CheckpointConfig,
-) -> _Tried | str:
-    """The first cut that the gate accepts, else the last that it did not; or why there is none."""
-    limits, tried = config.elesh.structured_pruning, None
+    limits: StructuredPruning,
+) -> Tried | None:
+    """The first cut that the gate accepts, else the last that it did not; None when none fits."""
+    subject, task, tried = question.subject, question.task, None
     baseline = None
     for number in range(settings.rounds):
         chosen = choose(
-            place.parts, place.shapes, kinds=kinds, room=room >> number,
-            layers=_layers(subject, task, limits), alike=number == 0,
+            places.parts, places.shapes, kinds=kinds, room=room >> number,
+            layers=_layers(question, limits), alike=number == 0,
         )  # fmt: skip
         if not chosen or (tried is not None and chosen == tried.chosen):
             break
-        targets = targets_of(place, chosen, task, limits)
+        targets = targets_of(places, chosen, task, limits)
         cut = CarriedOut(
             subject=subject,
-            edits=place.edits(chosen, place.held),
+            edits=places.edits(chosen, places.held),
             inputs=example_inputs(subject),
+        )
+        proposal = Proposal(
+            id=decision_id(question, targets), strategy="checkpoint", components=targets.components
         )
         baseline = baseline or measure_baseline(subject, settings)
         # Parameters that no answer depends on are in the class but not in the program, which the
         # gate counts; they are left out of what the run began with, too.
-        unseen = parameter_count(subject.model) - baseline.cost.parameters
+        unread = parameter_count(subject.model) - baseline.cost.parameters
+        run = replace(task.training, parameters=task.training.parameters - unread)
         trial = try_edits(
-            subject,
-            Proposal(
-                id=_id(subject, task, targets), strategy="checkpoint",
-                components=targets.components,
-            ),
-            "layers",
-            cut.edits,
-            baseline,
-            settings,
-            run=replace(task.training, parameters=task.training.parameters - unseen),
+            subject, proposal, "layers", cut.edits, baseline, settings, run=run,
             round_trip=cut.round_trip,
         )  # fmt: skip
-        tried = _Tried(
+        tried = Tried(
             chosen=chosen, targets=targets, cut=cut, verdict=trial.verdict, number=number + 1
         )
         if trial.verdict.outcome != "rejected":
             break
-    if tried is not None:
-        return tried
-    why = f"; {next(iter(place.refused.values()))}" if place.refused else ""
-    return (
-        f"nothing fits: {room} parameters may go, and no unit that was measured and may go is as "
-        f"small, or none is left above the minima{why}"
-    )
-
-
-def _layers(subject: Subject, task: DecideTask, limits: StructuredPruning) -> int:
-    """Layers that may be gone of those that are there now."""
-    now = sum(component.kind == "layer" for component in subject.anatomy.components)
-    gone = sum(len(edit.dropped) for edit in task.snapshot.edits)
-    most = floor(limits.layer_analysis.max_layer_removal_ratio * (now + gone) + 1e-9)
-    return max(most - gone, 0)
-
-
-def _judged(
-    subject: Subject, task: DecideTask, level: SafetyLevel, before: int, tried: _Tried
-) -> StructuralPruningDecision:
-    """The decision about what was tried last."""
-    mode, verdict, cut = task.decision.mode, tried.verdict, tried.cut
-    edit, masks, unmasked = None, PruningMasks(), ""
-    if verdict.outcome == "accepted":
-        edit = cut.edit
-        try:
-            masks = PruningMasks(masks=masks_of(subject, cut.edits, cut.inputs))
-        except SurgeryRefused as error:
-            unmasked = str(error)
-    if verdict.outcome != "accepted":
-        reason = verdict.reason
-    elif mode == "remove" and edit is None:
-        reason = f"the class cannot be cut, zero-mask can still be used: {cut.refusal}"
-    elif mode == "mask" and unmasked:
-        reason = f"it cannot be held at zero: {unmasked}"
-    else:
-        reason = "observe only" if mode == "observe" else ""
-    return _finished(
-        subject, task, level, before, reason=reason, tried=tried, edit=edit, masks=masks
-    )
-
-
-def _finished(
-    subject: Subject,
-    task: DecideTask,
-    level: SafetyLevel,
-    before: int,
-    *,
-    reason: str,
-    tried: _Tried | None = None,
-    edit: ModuleEdit | None = None,
-    masks: PruningMasks | None = None,
-) -> StructuralPruningDecision:
-    """The decision with all that is known; approved when there is no reason against it."""
-    run, targets = task.training, tried.targets if tried else Targets()
-    identity = _id(subject, task, targets)
-    after = before
-    if tried is not None and tried.verdict.outcome == "accepted":
-        after = tried.cut.parameters
-    statistics = PruningStatistics(
-        parameters_before=before,
-        parameters_after=after,
-        original_parameters=run.parameters,
-        sparsity_before=max(run.share(before), 0.0),
-        sparsity_after=max(run.share(after), 0.0),
-        sparsity_wanted=task.target,
-        channels=sum(len(target.channel_indices) for target in targets.channels),
-        heads=sum(len(target.head_indices) for target in targets.attention_heads),
-        layers=len(targets.layers),
-    )
-    return task.decision.model_copy(
-        update={
-            "decision_id": identity,
-            "idempotency_key": audit_key(
-                epoch=task.decision.epoch, model_hash=subject.model_hash, decision_id=identity,
-                level=level,
-            ),
-            "level": level,
-            "channels": targets.channels,
-            "attention_heads": targets.attention_heads,
-            "layers": targets.layers,
-            "statistics": statistics,
-            "safety": SafetyValidation(
-                phase=run.phase,
-                verdict=tried.verdict if tried else None,
-                breaker=task.decision.safety.breaker,
-                tried=tried.number if tried else 0,
-            ),
-            "approved_for_application": not reason,
-            "rejection_reason": reason,
-            "edit": edit,
-            "masks": masks or PruningMasks(),
-        }
-    )  # fmt: skip
-
-
-def _id(subject: Subject, task: DecideTask, targets: Targets) -> str:
-    """What a decision is: which run and epoch, at which architecture, in which mode, and what
-    goes.
-    """
-    shapes = {name: list(p.shape) for name, p in sorted(subject.model.named_parameters())}
-    decision = task.decision
-    goes = [t.model_dump(mode="json") for t in (*targets.channels, *targets.attention_heads,
-                                                *targets.layers)]  # fmt: skip
-    return digest([decision.run, decision.epoch, decision.mode, digest(shapes), goes])
+    return tried
