@@ -313,7 +313,7 @@ class ApplicationReport(Message):
     decision_id: str
     """Of the decision."""
     idempotency_key: str
-    """Of the decision."""
+    """`{epoch}:{decision id}:{outcome}`."""
     run: RunName
     """Of the decision."""
     epoch: Epoch

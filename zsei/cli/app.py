@@ -12,6 +12,7 @@ from zsei.cli.ask import ask
 from zsei.cli.breaker import breaker
 from zsei.cli.chat import chat
 from zsei.cli.compare import compare
+from zsei.cli.contracts import contracts
 from zsei.cli.delete import delete
 from zsei.cli.doctor import doctor
 from zsei.cli.explain import explain
@@ -23,6 +24,7 @@ from zsei.cli.mcp import mcp
 from zsei.cli.memory import memory
 from zsei.cli.prune import prune
 from zsei.cli.rollback import rollback
+from zsei.cli.serve import serve
 from zsei.cli.show import show
 from zsei.cli.similar import similar
 
@@ -56,7 +58,7 @@ app = typer.Typer(
 )
 for _command in (
     analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune, export,
-    log, rollback, breaker, doctor, mcp,
+    log, rollback, breaker, doctor, mcp, serve, contracts,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.add_typer(agents, name="agents")

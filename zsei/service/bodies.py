@@ -10,6 +10,8 @@ from zsei.service.problems import Fault, Refused
 M = TypeVar("M", bound=BaseModel)
 SHOWN = 20
 """Faults that are listed."""
+EXACT = 2**53
+"""Up to here a float tells every integer."""
 
 
 def check_media_type(given: str | None) -> None:
@@ -31,9 +33,10 @@ def message_in(kind: type[M], body: bytes) -> M:
     Raises:
         Refused: 400, it is no JSON that means one thing; 422, it is not that message.
     """
-    _check_json(body)
+    value = _json_in(body)
     try:
-        return kind.model_validate_json(body, strict=True)
+        # Strict reading of JSON text: lists become tuples, but "1" no number.
+        return kind.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         faults = tuple(
             Fault(place=".".join(str(part) for part in e["loc"])[:200], message=e["msg"])
@@ -48,8 +51,10 @@ def message_in(kind: type[M], body: bytes) -> M:
         ) from None
 
 
-def _check_json(body: bytes) -> None:
-    """Refuse what readers of JSON understand differently: keys given twice, NaN, other bytes."""
+def _json_in(body: bytes) -> Any:
+    """The value of JSON, unless readers would understand it differently: keys given twice, NaN,
+    other bytes than UTF-8.
+    """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -62,14 +67,19 @@ def _check_json(body: bytes) -> None:
     def number(text: str) -> None:
         raise ValueError(f"{text} is no number in JSON; leave it out or send null")
 
-    why = ""
+    def whole(text: str) -> float | int:
+        """1.0 is an integer in JSON, and Python's strict readers want it written so."""
+        value = float(text)
+        return int(value) if value.is_integer() and abs(value) <= EXACT else value
+
     try:
-        json.loads(body.decode("utf-8"), object_pairs_hook=once, parse_constant=number)
+        return json.loads(
+            body.decode("utf-8"), object_pairs_hook=once, parse_constant=number, parse_float=whole
+        )
     except RecursionError:
         why = "it is nested too deeply"
     except UnicodeDecodeError as error:
         why = f"byte {error.start} is not UTF-8"
     except ValueError as error:
         why = str(error)
-    if why:
-        raise Refused(400, f"The body must be JSON that means one thing, but {why}.")
+    raise Refused(400, f"The body must be JSON that means one thing, but {why}.")

@@ -40,7 +40,7 @@ class Parts:
     open_analyst: Callable[[RunFolder], Analyst]
     """Called in the thread that analyses. One analyst is open at a time: of the run that asked
     last."""
-    snapshot: Callable[[RunFolder, StructuralAnalysisRequest], Snapshot]
+    snapshot: Callable[[StructuralAnalysisRequest], Snapshot]
     """The checkpoint of a request. Raises `ZseiError` or `Refused` where there is none."""
     refuse: Callable[[StructuralAnalysisRequest, str], StructuralPruningDecision]
     """The answer where none could be made: nothing may be done, and why."""
@@ -104,7 +104,7 @@ class Desk:
             with self._changed:  # so that no more are taken than may wait
                 if not self.ledger.is_known(request):
                     self._check_room()
-                    self.parts.snapshot(self.ledger.folder(request.checkpoint.run), request)
+                    self.parts.snapshot(request)
                     self.ledger.take(request)
                     self._waiting.append(request.request_id)
                     self._changed.notify_all()
@@ -209,7 +209,7 @@ class Desk:
         self, folder: RunFolder, request: StructuralAnalysisRequest
     ) -> tuple[StructuralPruningDecision, AnalysisReport | None]:
         try:
-            snapshot = self.parts.snapshot(folder, request)
+            snapshot = self.parts.snapshot(request)
             answered = self._analyst(folder).answer(request, snapshot)
             return answered.decision, answered.report
         except Exception as error:

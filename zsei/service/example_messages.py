@@ -77,7 +77,7 @@ DECISION = StructuralPruningDecision(
     approved_for_application=True,
 )  # fmt: skip
 APPLIED = ApplicationReport(
-    decision_id=_DECISION, idempotency_key=_DECISION_KEY, run="digits", epoch=32,
+    decision_id=_DECISION, idempotency_key=f"32:{_DECISION}:applied", run="digits", epoch=32,
     outcome="applied", reason="approved by the gate", parameters=2340, accuracy_before=0.93,
     accuracy_after=0.93, loss_before=0.24, loss_after=0.25,
 )  # fmt: skip

@@ -141,12 +141,13 @@ class Ledger:
         """Keep what was done with a decision; whether it says something new.
 
         Raises:
-            Refused: 404, the run has no such decision; 409, it contradicts what was reported.
+            Refused: 404, the run has no such decision; 409, it was never approved, or the report
+                contradicts one before.
             OutputError: It cannot be written.
         """
         with self._lock:
-            epoch = self._decided(report)
             folder = self.folder(report.run)
+            epoch = self._decided(folder, report)
             known = folder.read("applied", epoch, ApplicationReport)
             if known == report:
                 return False
@@ -187,12 +188,19 @@ class Ledger:
         with self._lock:
             return {self._places[name].weights for name in request_ids}
 
-    def _decided(self, report: ApplicationReport) -> int:
-        folder = self.folder(report.run)
+    def _decided(self, folder: RunFolder, report: ApplicationReport) -> int:
+        """Epoch of the decision that is reported about."""
         for epoch in reversed(folder.epochs("decisions")):
             decision = _read(folder, "decisions", epoch, StructuralPruningDecision)
-            if decision is not None and decision.decision_id == report.decision_id:
-                return epoch
+            if decision is None or decision.decision_id != report.decision_id:
+                continue
+            if report.outcome == "applied" and not decision.approved_for_application:
+                raise Refused(
+                    409,
+                    f"Only what was approved is carried out, and {report.decision_id!r} was not "
+                    f"({decision.rejection_reason}); undo it, and report what was approved.",
+                )
+            return epoch
         raise Refused(
             404,
             f"What was done is reported about a decision of the run, and {report.run!r} has none "

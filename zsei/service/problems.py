@@ -8,10 +8,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from zsei.errors import DataError, OutputError, ZseiError
 from zsei.records import Record
 
+METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -75,7 +77,10 @@ def answer_problems(app: FastAPI) -> None:
             404: f"There is nothing at {request.url.path[:200]!r}; /docs lists what there is.",
             405: f"{request.method} is not possible at this address; `Allow` names what is.",
         }.get(error.status_code, str(error.detail))
-        return Refused(error.status_code, said, headers=error.headers).response()
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_methods(app, request))
+        return Refused(error.status_code, said, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)
     async def unfit(_: Request, error: RequestValidationError) -> Response:
@@ -94,6 +99,16 @@ def answer_problems(app: FastAPI) -> None:
     async def unknown(_: Request, error: Exception) -> Response:
         said = f"The service met an error it does not know ({type(error).__name__}); see its log."
         return Refused(500, said).response()
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """What is possible at an address; the framework names only what its first route there can."""
+    found: set[str] = set()
+    for method in METHODS:
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in app.routes):
+            found.add(method)
+    return sorted(found)
 
 
 def status_of(error: ZseiError) -> int:
