@@ -9,6 +9,8 @@ from zsei.checkpoint.slope import Slopes, slopes
 from zsei.checkpoint.trend_limits import TrendLimits
 from zsei.records import Finding, Measurement
 
+_EDGE = 1e-6
+"""Shares nearer to 0 and 1 have no logarithm worth telling apart."""
 POOLS: tuple[tuple[str, ...], ...] = (("channel", "neuron"), ("head",), ("layer",))
 """Kinds whose units share one whole, as in `zsei.checkpoint.combine`."""
 
@@ -20,8 +22,9 @@ def moving(
 
     Formula: share = Σ x over the units of a place / Σ x over all units of the pool (all channels
     and neurons, all heads, all layers), both of those that are still there. Said when noise alone
-    would do the same with a probability below `false_alarms` / (series x looks), and when the slope
-    makes at least `change` of the mean over the window. Severity: half of that change, at most 1.
+    would do the same with a probability below `false_alarms` / (series x looks), tested on
+    log(share / (1 - share)), in which what multiplies importance is a straight line; and when the
+    slope makes at least `change` of the mean over the window. Severity: half of it, at most 1.
     """
     groups = [found for kinds in POOLS for found in _shares(history, kinds, names)]
     count = sum(len(ids) for ids, _ in groups)
@@ -29,8 +32,11 @@ def moving(
     steps = history.steps[rows]
     for ids, values in groups:
         found = slopes(steps, values[rows])
+        inside = np.clip(values[rows], _EDGE, 1 - _EDGE)
+        tested = slopes(steps, np.log(inside / (1 - inside)))
         for at, component in enumerate(ids):
-            yield from _direction(component, found, at, values[rows, at], steps, count, limits)
+            row = values[rows, at]
+            yield from _direction(component, found, tested, at, row, steps, count, limits)
 
 
 def _shares(
@@ -65,6 +71,7 @@ def _shares(
 def _direction(
     component: str,
     found: Slopes,
+    tested: Slopes,
     at: int,
     values: Floats,
     steps: Sequence[int],
@@ -76,12 +83,12 @@ def _direction(
     if n < 5 or not told[-1]:
         return
     mean = float(values[told].mean())
-    probability = float(min(found.rising[at], found.falling[at]))
+    probability = float(min(tested.rising[at], tested.falling[at]))
     span = steps[-1] - steps[int(np.flatnonzero(told)[0])]
     change = float(found.slope[at]) * span / mean if mean > 0 else 0.0
     if probability > limits.chance(count) or abs(change) < limits.change:
         return
-    up = bool(found.rising[at] < found.falling[at])
+    up = bool(tested.rising[at] < tested.falling[at])
     if up != (change > 0):
         return
     yield Finding.make(
@@ -96,7 +103,7 @@ def _direction(
             Measurement(name="trend_chance", value=probability, unit="probability", n=n,
                         note=f"one of {count} series; the limit is "
                              f"{limits.chance(count):.1e}"),
-            Measurement(name="trend_correlation", value=float(found.correlation[at]), n=n),
+            Measurement(name="trend_correlation", value=float(tested.correlation[at]), n=n),
         ),
         message=f"The share of importance of {component} has been "
         f"{'rising' if up else 'falling'} over the last checkpoints.",

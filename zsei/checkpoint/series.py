@@ -90,6 +90,11 @@ def follow(
         place = numbers.get(key) or range(len(next(iter(site.parts.values()), ())))
         if does is not None:
             activity[key] = _spread(series, key, does, place)
+        if (
+            site.kind == "layer"
+            and (cosine := site.parts.get("similarity", (None,))[0]) is not None
+        ):
+            scalars.setdefault(f"{site.component}|block_influence", 1 - cosine)
         # What points the other way is as redundant as what points the same way.
         alike = sorted(((a, b, abs(s)) for a, b, s in site.pairs), key=lambda p: -p[2])[:PAIRS]
         # A place whose likeness was not looked at has no number of pairs, rather than none.

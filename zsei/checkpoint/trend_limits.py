@@ -10,13 +10,13 @@ from zsei.errors import UsageError
 class TrendLimits:
     """From when on something is said."""
 
-    window: int = 40
+    window: int = 60
     """Checkpoints looked back on for a slope."""
     false_alarms: float = 0.05
     """Chance that a whole run in which nothing moves gets a finding of a slope: divided by the
     series looked at and by `looks`."""
     looks: int = 20
-    """Independent looks that the windows of a run amount to: 500 checkpoints are 12 windows of 40
+    """Independent looks that the windows of a run amount to: 500 checkpoints are 8 windows of 60
     that share nothing, and those between them add a little."""
     change: float = 0.25
     """Least change over the window, as a share of the mean, that is worth a finding."""

@@ -60,6 +60,7 @@ def turns(values: ArrayLike, limits: TurnLimits | None = None) -> Turn:
     is below r, and the share of those that are not low from s on is below r too, each with the
     confidence asked for (`zsei.checkpoint.masks.dead_confidence`, Clopper and Pearson). s is where
     the less sure side is surest; of equal ones the earliest. Rising is the same, read backwards.
+    The last checkpoints must hold a low one at least.
 
     Args:
         values: At least 0, NaN where not measured, [c, u]. Units that were not measured at the last
@@ -88,44 +89,51 @@ def turns(values: ArrayLike, limits: TurnLimits | None = None) -> Turn:
 
 def _fell(x: Floats, limits: TurnLimits) -> Turn:
     units = x.shape[1]
-    fell = np.zeros(units, dtype=bool)
     at = np.full(units, -1)
     before, after = np.full(units, np.nan), np.full(units, np.nan)
     confidence = np.zeros(units)
-    for unit in _candidates(x, limits):
-        rows = np.flatnonzero(~np.isnan(x[:, unit]))
-        series = x[rows, unit]
-        for split in range(2, len(series) - 1):
-            first, second = series[:split], series[split:]
-            level = float(np.median(first))
-            if level <= 0:
-                continue
-            counts = np.array(
-                [(first < limits.low * level).sum(), (second >= limits.low * level).sum()]
-            )
-            sure = float(
-                dead_confidence(counts, np.array([len(first), len(second)]), limits.rare).min()
-            )
-            if sure >= limits.confidence and sure > confidence[unit] + 1e-12:
-                fell[unit], at[unit], confidence[unit] = True, rows[split], sure
-                before[unit], after[unit] = level, float(np.median(second))
+    some = _candidates(x, limits)
+    sure = _sureness(len(x), limits.rare)
+    for split in range(1, len(x)) if len(some) else ():
+        first, second = x[:split, some], x[split:, some]
+        level = _median(first)
+        low = limits.low * np.where(level > 0, level, np.nan)
+        with np.errstate(invalid="ignore"):
+            idle, busy = (first < low).sum(axis=0), (second >= low).sum(axis=0)
+        seen = (~np.isnan(first)).sum(axis=0), (~np.isnan(second)).sum(axis=0)
+        found = np.minimum(sure[idle, seen[0]], sure[busy, seen[1]])
+        # Only where a checkpoint was measured does another place to part begin.
+        new = ~np.isnan(second[0]) & ~np.isnan(low) & (found >= limits.confidence)
+        better = np.flatnonzero(new & (found > confidence[some] + 1e-12))
+        chosen = some[better]
+        at[chosen], confidence[chosen] = split, found[better]
+        before[chosen], after[chosen] = level[better], _median(second)[better]
     return Turn(
-        fell=fell, rose=np.zeros(units, dtype=bool), at=at, before=before, after=after,
+        fell=at >= 0, rose=np.zeros(units, dtype=bool), at=at, before=before, after=after,
         confidence=confidence,
     )  # fmt: skip
 
 
-def _candidates(x: Floats, limits: TurnLimits) -> NDArray[np.int64]:
-    """Units whose last checkpoints are low beside their highest: of all others nothing can be said.
+def _sureness(most: int, rare: float) -> Floats:
+    """[k, n] -> how sure k exceptions among n checkpoints make it that they are rare."""
+    k, n = np.mgrid[0 : most + 1, 0 : most + 1]
+    return np.where(k <= n, dead_confidence(k, n, rare), 0.0)
 
-    The exact test costs a median for each place to part at, too much for thousands of neurons.
-    """
+
+def _median(rows: Floats) -> Floats:
+    """Median of each column without its NaN, which `sort` puts last; NaN where all are."""
+    ordered = np.sort(rows, axis=0)
+    n = (~np.isnan(rows)).sum(axis=0)
+    columns = np.arange(rows.shape[1])
+    lower, upper = np.maximum(n - 1, 0) // 2, np.minimum(n // 2, len(rows) - 1)
+    return np.where(n > 0, (ordered[lower, columns] + ordered[upper, columns]) / 2, np.nan)
+
+
+def _candidates(x: Floats, limits: TurnLimits) -> NDArray[np.int64]:
+    """Units with a low checkpoint among the last ones: of all others nothing can be said."""
     least = int(np.ceil(np.log(1 - limits.confidence) / np.log(1 - limits.rare)))
     if len(x) < 2 * least:
         return np.zeros(0, dtype=np.int64)
-    filled = np.nan_to_num(x, nan=-np.inf)
-    highest = filled.max(axis=0)
-    # More than half of the last `least` checkpoints that were measured must be low; with gaps the
-    # smallest of the last rows decides whether it is worth the exact look.
+    highest = np.nan_to_num(x, nan=-np.inf).max(axis=0)
     lowest = np.nan_to_num(x[-least:], nan=np.inf).min(axis=0)
     return np.flatnonzero((highest > 0) & (lowest < limits.low * highest))
