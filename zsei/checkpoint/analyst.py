@@ -220,7 +220,8 @@ class Analyst:
         asked: bool,
     ) -> Answered:
         """The answer, put down together with the state it leaves behind."""
-        accuracy = ranking_accuracy(measured.combined.exact) if measured.combined else None
+        exact = measured.combined.exact if measured.combined else ()
+        accuracy = ranking_accuracy(exact) if exact else None
         record = self._guarded(
             lambda: self._recorded(request, decision, measured, seen, accuracy), None
         )
