@@ -1,24 +1,29 @@
 """Exact ablation of a few units of a group, to check the cheap ranking against."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from zsei.checkpoint.group import Group
 from zsei.importance.effects import few, mean_effect
+from zsei.records import Record
 from zsei.settings import Settings
 from zsei.subject.types import Site
 from zsei.trace.ablation import Target, ablate
 from zsei.trace.engine import Engine
 from zsei.trace.evidence import collect_means
-from zsei.trace.summary import Trace
 
-Exact = tuple[tuple[str, int, float, float], ...]
-"""(key, unit, cheap score, exact effect)."""
+
+class Ablated(Record):
+    """Units with their cheap score and their exact effect."""
+
+    rows: tuple[tuple[str, int, float, float], ...]
+    """(key, unit, cheap score, exact effect)."""
 
 
 def exact_rows(
-    group: Group, engine: Engine, trace: Trace, wanted: int, settings: Settings
-) -> Exact:
+    group: Group, engine: Engine, scores: Mapping[str, Sequence[float | None]], wanted: int,
+    settings: Settings,
+) -> Ablated:  # fmt: skip
     """Units of the group with their predicted and their exact effect on the output.
 
     The effect is the mean divergence over `truth_samples` samples when the unit is replaced
@@ -27,14 +32,14 @@ def exact_rows(
     Args:
         group: Where the units are.
         engine: Runs the model.
-        trace: Has the scores.
+        scores: Key of a place -> output sensitivity of its units.
         wanted: How many units, as many of each kind as there are.
         settings: `seed`, `replacement` and `truth_samples`.
     """
-    chosen = chosen_units([s for s in group.sites if (s.component, s.kind) in trace.units],
-                          wanted, settings.seed)  # fmt: skip
+    known = [site for site in group.sites if any(s is not None for s in scores[_key(site)])]
+    chosen = chosen_units(known, wanted, settings.seed)
     if not chosen:
-        return ()
+        return Ablated(rows=())
     batches = few(group.subject.calibration, settings.truth_samples)
     sites = list({site: None for site, _ in chosen})
     effects = ablate(
@@ -45,9 +50,14 @@ def exact_rows(
     )  # fmt: skip
     found = []
     for (site, unit), effect in zip(chosen, effects, strict=True):
-        cheap = float(trace.units[site.component, site.kind].sensitivity[unit])
-        found.append((f"{site.component}|{site.kind}", unit, cheap, mean_effect(effect)))
-    return tuple(found)
+        cheap = scores[_key(site)][unit]
+        if cheap is not None:
+            found.append((_key(site), unit, cheap, mean_effect(effect)))
+    return Ablated(rows=tuple(found))
+
+
+def _key(site: Site) -> str:
+    return f"{site.component}|{site.kind}"
 
 
 def chosen_units(sites: Sequence[Site], wanted: int, seed: int) -> list[tuple[Site, int]]:

@@ -1,45 +1,30 @@
 """What a worker does for the analysis: measures the units of some layers at one checkpoint.
 
-One pass of the trace stage, with taps on these layers alone. What is measured of a place depends on
-nothing but the model and the data, so layers may be put together into tasks in any way.
+What is measured in a layer depends on nothing but the model and the data, so layers may be put
+together into tasks in any way, and what is known of a layer already is not measured again.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from zsei.assembly import conditions_of, provenance_of
-from zsei.checkpoint.ablate import Exact, exact_rows
-from zsei.checkpoint.follow_parameters import followed_entries
+from zsei.checkpoint.ablate import Ablated, exact_rows
+from zsei.checkpoint.cache import Kept, open_cache
 from zsei.checkpoint.group import Group, group_of, kind_of
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.magnitude import magnitudes
-from zsei.checkpoint.parts import Pairs, Parts, backward_parts, forward_parts, told
+from zsei.checkpoint.one_pass import Looked, look
+from zsei.checkpoint.parts import told
 from zsei.checkpoint.ready import Ready, ready_for
 from zsei.checkpoint.tasks import GroupMeasure, MeasureTask, SiteMeasure
-from zsei.measures.gradient_noise import GradientNoise
-from zsei.measures.learning_efficiency import step_size, weight_gradients, weights_of
-from zsei.records import Checkpoint, Measurement
+from zsei.records import Checkpoint
 from zsei.subject.seeded import seeded
-from zsei.subject.types import Site, Subject
-from zsei.trace.evidence import collect
-from zsei.trace.kept import Evidence
+from zsei.subject.types import Subject
 from zsei.trace.precision import check_precision
-from zsei.trace.run import evidence_to_trace
-from zsei.trace.summary import Trace
-from zsei.trace.view import View
 
-SERIES = (
-    "rms", "gradient_rms", "gradient_signal_to_noise", "attention_entropy", "first_token_mass",
-    "dead_units", "unit_sensitivity", "sensitivity",
-)  # fmt: skip
-"""Measurements of components that are followed over the checkpoints."""
-WEIGHT_SAMPLES = 4
-"""Samples that gradients of weights are taken over."""
+T = TypeVar("T")
 WITHOUT_GRADIENTS = 0.5
 """Confidence of what rests on the size of weights alone."""
-
-Depth = Literal["full", "channels", "basic"]
-Found = Mapping[str, tuple[Measurement, ...]]
 
 
 def measure(
@@ -55,136 +40,123 @@ def measure(
         task: Which layers, which levels, and how much.
         job: The run.
         ready: What is known of the architecture already.
+
+    Raises:
+        ModelError: The weights are in half precision.
     """
     check_precision(subject.model)
     ready = ready or ready_for(subject)
     with seeded(job.settings.model_copy(update={"threads": job.threads})):
         group = group_of(subject, ready.taps, task.layers, task.levels)
-        sizes = {site: _magnitude(subject, site, ready) for site in group.sites}
         if task.basic:
-            return _made(group, task, job, sizes, depth="basic", confidence=WITHOUT_GRADIENTS)
-        return _full(group, task, job, ready, sizes)
+            return _joined(group, task, job, [_basic(group, task, ready)])
+        with open_cache(job) as cache:
+            parts = _layers(subject, task, job, ready, cache)
+            joined = _joined(group, task, job, parts)
+            return joined.model_copy(
+                update={"exact": _exact(group, joined, task, job, ready, cache)}
+            )
 
 
-def _magnitude(subject: Subject, site: Site, ready: Ready) -> Parts:
-    found = magnitudes(subject, site, ready.slices(subject, site))
-    return {} if found is None else {"magnitude": told(found)}
+def _basic(group: Group, task: MeasureTask, ready: Ready) -> GroupMeasure:
+    return GroupMeasure(
+        layers=task.layers, depth="basic", sites=_sites(group, ready, None), measurements={},
+        confidence=WITHOUT_GRADIENTS,
+    )  # fmt: skip
 
 
-def _full(
-    group: Group, task: MeasureTask, job: Job, ready: Ready, sizes: Mapping[Site, Parts]
+def _layers(
+    subject: Subject, task: MeasureTask, job: Job, ready: Ready, cache: Kept
+) -> list[GroupMeasure]:
+    """Each layer's measures: those that are known, and one pass for all others."""
+    content = ready.content(subject, job)
+    names = {n: content.of_layer(subject, n, task, job) for n in task.layers} if content else {}
+    known = {layer: cache.read(key, GroupMeasure) for layer, key in names.items()}
+    found = {n: _all_read(part) for n, part in known.items() if part is not None}
+    fresh = [layer for layer in task.layers if layer not in found]
+    if fresh:
+        group = group_of(subject, ready.taps, fresh, task.levels)
+        looked = look(group, job, ready, cache)
+        for layer in fresh:
+            found[layer] = _one_layer(group, layer, task, ready, looked)
+            if layer in names:
+                cache.write(names[layer], found[layer])
+    return [found[layer] for layer in task.layers]
+
+
+def _all_read(part: GroupMeasure) -> GroupMeasure:
+    return part.model_copy(update={"cached": len(part.sites)})
+
+
+def _one_layer(
+    whole: Group, layer: int | None, task: MeasureTask, ready: Ready, looked: Looked
 ) -> GroupMeasure:
-    subject, settings = group.subject, job.settings
-    evidence = collect(
-        ready.engine, group.taps, subject.objective, subject.calibration,
-        probes=settings.probes, seed=settings.seed, rows=settings.rows,
-    )  # fmt: skip
-    trace = evidence_to_trace(subject, group.taps, evidence, structure=False)
-    pairs: dict[Site, Pairs] = {}
-    parts: dict[Site, Parts] = {}
-    blind = []
-    for site in group.sites:
-        forward, pairs[site] = forward_parts(site, group.taps, evidence, trace, job.config)
-        backward = backward_parts(site, evidence, trace)
-        parts[site] = sizes[site] | forward | backward
-        if not backward:
-            blind.append(site.component)
-    measurements = _measurements(group, ready, evidence, trace, job)
-    steps, followed, silent = _weights(group, job)
-    exact = exact_rows(group, ready.engine, trace, task.ablate, settings)
-    notes = _notes(blind, silent)
-    return _made(
-        group, task, job, parts, pairs=pairs, exact=exact, followed=followed, notes=notes,
-        measurements=_merged(measurements, steps),
+    """What of a pass belongs to one layer."""
+    group = group_of(whole.subject, whole.taps, (layer,), task.levels)
+    notes = looked.notes(group)
+    return GroupMeasure(
+        layers=(layer,),
         depth="channels" if task.levels == ("channels",) else "full",
+        sites=_sites(group, ready, looked),
+        measurements=looked.measured(group),
         confidence=WITHOUT_GRADIENTS if notes else 1.0,
-    )  # fmt: skip
+        notes=notes,
+        cached=sum(site in looked.read for site in group.sites),
+        followed=looked.followed_in(group),
+    )
 
 
-def _measurements(
-    group: Group, ready: Ready, evidence: Evidence, trace: Trace, job: Job
-) -> dict[str, tuple[Measurement, ...]]:
-    """Component -> what is followed over the checkpoints."""
-    view = View(
-        subject=group.subject, engine=ready.engine, taps=group.taps, evidence=evidence,
-        measurements=trace.measurements, settings=job.settings,
-    )  # fmt: skip
-    known = {c: tuple(named.values()) for c, named in trace.measurements.items()}
-    known = _merged(known, GradientNoise().measure(view).measurements)
-    return {c: kept for c, named in known.items() if (kept := _kept(named))}
-
-
-def _kept(named: Sequence[Measurement]) -> tuple[Measurement, ...]:
-    return tuple(m for m in named if m.name in SERIES)
-
-
-def _weights(group: Group, job: Job) -> tuple[Found, dict[str, bytes], tuple[str, ...]]:
-    """Steps per component, importance of single parameters, and the parameters whose gradient is
-    no number.
-    """
-    subject, settings = group.subject, job.settings
-    owned = weights_of(subject)
-    names = sorted({name for mine in owned.values() for name in mine})
-    if not names:
-        return {}, {}, ()
-    n, gradients = weight_gradients(subject, names, WEIGHT_SAMPLES, settings.seed)
-    weights = dict(subject.model.named_parameters())
-    how = "mean loss" if subject.objective.supervised else "one random probe"
-    steps = {}
-    for component, mine in owned.items():
-        known = [(weights[name], gradients[name]) for name in mine if name in gradients]
-        if known:
-            steps[component] = step_size(known, n, f"of {how} over {n} samples")
-    silent = tuple(name for name, g in gradients.items() if not bool(g.isfinite().all()))
-    return steps, followed_entries(weights, gradients, len(weights), job.config), silent
-
-
-def _merged(first: Found, second: Found) -> dict[str, tuple[Measurement, ...]]:
-    return {
-        name: (*first.get(name, ()), *second.get(name, ()))
-        for name in dict.fromkeys([*first, *second])
-    }
-
-
-def _notes(blind: Sequence[str], silent: Sequence[str]) -> tuple[str, ...]:
-    """What went wrong, and what stood in."""
-    found = []
-    if blind:
-        names = ", ".join(dict.fromkeys(blind))
+def _sites(group: Group, ready: Ready, looked: Looked | None) -> tuple[SiteMeasure, ...]:
+    subject, found = group.subject, []
+    for site in group.sites:
+        component = subject.anatomy.component(site.component)
+        sizes = magnitudes(subject, site, ready.slices(subject, site))
+        parts = {} if sizes is None else {"magnitude": told(sizes)}
         found.append(
-            f"No gradient, or none that is a number, reaches {names}: its units are ranked by the "
-            "size of their weights and by their activity."
-        )
-    if silent:
-        found.append(f"The gradients of {', '.join(silent)} are no numbers and were left out.")
+            SiteMeasure(
+                component=site.component, kind=kind_of(site), layer=component.layer,
+                parts=parts | (looked.parts[site] if looked else {}),
+                pairs=looked.pairs[site] if looked else (), parameters=component.parameters,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 
-def _made(
-    group: Group, task: MeasureTask, job: Job, parts: Mapping[Site, Parts], *, depth: Depth,
-    confidence: float, pairs: Mapping[Site, Pairs] | None = None, measurements: Found | None = None,
-    exact: Exact = (), followed: Mapping[str, bytes] | None = None, notes: tuple[str, ...] = (),
-) -> GroupMeasure:  # fmt: skip
+def _exact(
+    group: Group, joined: GroupMeasure, task: MeasureTask, job: Job, ready: Ready, cache: Kept
+) -> tuple[tuple[str, int, float, float], ...]:
+    """Effects of the units that are ablated."""
+    if not task.ablate:
+        return ()
+    content = ready.content(group.subject, job)
+    key = content.of_ablation(group.subject, task, job) if content else None
+    known = cache.read(key, Ablated) if key else None
+    if known is None:
+        scores = {site.key: site.parts.get("output sensitivity", ()) for site in joined.sites}
+        known = exact_rows(group, ready.engine, scores, task.ablate, job.settings)
+        if key:
+            cache.write(key, known)
+    return known.rows
+
+
+def _joined(group: Group, task: MeasureTask, job: Job, parts: list[GroupMeasure]) -> GroupMeasure:
+    """One group out of its layers, with what is told of the model once."""
     subject, snapshot = group.subject, task.snapshot
-    layers = {component.id: component.layer for component in group.components}
     checkpoint = Checkpoint(run=job.run, epoch=snapshot.epoch, step=snapshot.step)
     return GroupMeasure(
         layers=task.layers,
-        depth=depth,
-        sites=tuple(
-            SiteMeasure(
-                component=site.component, kind=kind_of(site), layer=layers[site.component],
-                parts=parts[site], pairs=(pairs or {}).get(site, ()),
-                parameters=subject.anatomy.component(site.component).parameters,
-            )
-            for site in group.sites
-        ),
-        measurements=dict(measurements or {}),
-        exact=exact,
-        confidence=confidence,
-        notes=notes,
-        followed=dict(followed or {}),
+        depth=parts[0].depth if parts else "full",
+        sites=tuple(site for part in parts for site in part.sites),
+        measurements=_together(part.measurements for part in parts),
+        confidence=min((part.confidence for part in parts), default=1.0),
+        notes=tuple(note for part in parts for note in part.notes),
+        cached=sum(part.cached for part in parts),
+        followed=_together(part.followed for part in parts),
         components=group.components,
         provenance=provenance_of(subject, job.settings, {}, checkpoint),
         conditions=conditions_of(subject, job.settings),
-    )  # fmt: skip
+    )
+
+
+def _together(parts: Iterable[Mapping[str, T]]) -> dict[str, T]:
+    return {name: value for part in parts for name, value in part.items()}
