@@ -49,15 +49,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_config(path: Path) -> CheckpointConfig:
-    """The configuration in a file; what it does not say has its default.
+def read_config(path: Path | None) -> CheckpointConfig:
+    """The configuration in a file; what it does not say has its default, and None says nothing.
 
     Raises:
         UsageError: There is no such file, it is neither YAML nor TOML, a key is unknown or stands
             twice, or a value is of the wrong kind or outside of its range. The message names the
             key with its path, what arrived, and the nearest key there is.
     """
-    return config_of(_content(path), path.name)
+    return CheckpointConfig() if path is None else config_of(_content(path), path.name)
 
 
 def config_of(content: Any, name: str) -> CheckpointConfig:
@@ -147,7 +147,7 @@ def _said(error: ValidationError, content: Any, name: str) -> str:
     arrived = content
     for part in path:
         arrived = arrived.get(part) if isinstance(arrived, dict) else arrived
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
     if first["type"] == "model_type":
         message = "Input should be a section with keys of its own"
     rest = f" ({error.error_count() - 1} more)" if error.error_count() > 1 else ""

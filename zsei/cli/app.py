@@ -27,6 +27,7 @@ from zsei.cli.rollback import rollback
 from zsei.cli.serve import serve
 from zsei.cli.show import show
 from zsei.cli.similar import similar
+from zsei.cli.watch import watch
 
 EPILOG = (
     "Exit codes: 0 done, 1 error, 2 usage, 3 the gate accepted nothing, "
@@ -58,7 +59,7 @@ app = typer.Typer(
 )
 for _command in (
     analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune, export,
-    log, rollback, breaker, doctor, mcp, serve, contracts,
+    log, rollback, breaker, doctor, mcp, watch, serve, contracts,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.add_typer(agents, name="agents")
