@@ -114,6 +114,13 @@ def _meet(mine: str, other: str, then: float) -> str:
     return other
 
 
+def _wait(mine: str, gate: str) -> str:
+    Path(mine).write_text(str(os.getpid()))
+    while not Path(gate).exists():
+        time.sleep(0.02)
+    return mine
+
+
 def _stay(marker: str) -> None:
     Path(marker).write_text(str(os.getpid()))
     ctypes.PyDLL(None).sleep(600)
@@ -126,10 +133,12 @@ WORKS: dict[str, Callable[..., Any]] = {
     "environment": lambda name: os.environ.get(name),
     "scheduler": lambda: (os.sched_getscheduler(0), os.nice(0)),
     "meet": _meet,
+    "wait": _wait,
     "once": _once,
     "exit": lambda: os._exit(3),
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "killed group": lambda: os.killpg(0, signal.SIGKILL),
+    "killed parent": lambda: os.kill(os.getppid(), signal.SIGKILL) or time.sleep(600),
     "segmentation fault": lambda: ctypes.string_at(0),
     "hang": lambda: time.sleep(600),
     "hang with lock": lambda: ctypes.PyDLL(None).sleep(600),

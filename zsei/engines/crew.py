@@ -1,6 +1,7 @@
 """The worker processes of this machine's engine: who they are and what each is at."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -37,6 +38,10 @@ class Crew:
     threads: int
     start_seconds: float
     """How long a worker may take until its work is made."""
+    path: Sequence[str]
+    """Where modules are looked for."""
+    folder: str
+    """Where workers run, if there is such a folder on their machine."""
     workers: list[Worker] = field(default_factory=list)
     closed: bool = False
 
@@ -49,7 +54,9 @@ class Crew:
         taken = {worker.name for worker in self.workers}
         names = (f"local-{number}" for number in range(1, self.slots + 1))
         name = next(name for name in names if name not in taken)
-        process = WorkerProcess(priority=self.priority, threads=self.threads)
+        process = WorkerProcess(
+            priority=self.priority, threads=self.threads, path=self.path, folder=self.folder
+        )
         self.workers.append(Worker(name=name, process=process))
         process.put(Message(kind=WORK, number=memory_bytes, payload=self.make))
 

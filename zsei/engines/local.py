@@ -1,8 +1,10 @@
 """The local engine: worker processes on this machine."""
 
 import os
+import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -54,8 +56,9 @@ class LocalEngine:
             raise UsageError(
                 "Workers need a POSIX system: Linux, macOS, or WSL on Windows. Start it there."
             )
-        self._crew = Crew(
-            make=packed(make, workers),
+        self._crew = crew_for(
+            make,
+            workers,
             slots=workers,
             priority=priority,
             threads=threads,
@@ -96,19 +99,37 @@ class LocalEngine:
         self.close()
 
 
-def packed(make: MakeWork, workers: int) -> bytes:
-    """What makes the work, as it is sent to workers.
+def crew_for(
+    make: MakeWork,
+    workers: int,
+    *,
+    slots: int,
+    priority: Literal["idle", "normal"],
+    threads: int,
+    start_seconds: float,
+) -> Crew:
+    """A crew that can stand here or, sent there, on another machine.
 
     Raises:
-        UsageError: It cannot be pickled, or there are no workers to send it to.
+        UsageError: `make` cannot be pickled, or there are no workers to send it to.
     """
     if workers < 1:
         raise UsageError(f"An engine needs 1 worker or more; got {workers}.")
     try:
-        return cloudpickle.dumps(make)
+        pickled = cloudpickle.dumps(make)
     except Exception as error:
         raise UsageError(
             f"What workers are made with is sent to other processes, so it must be picklable; got "
             f"one that is not ({in_words(error)}). Leave out open files, locks, threads and live "
             "connections, or give a function that opens them in the worker."
         ) from error
+    here = str(Path.cwd())
+    return Crew(
+        make=pickled,
+        slots=slots,
+        priority=priority,
+        threads=threads,
+        start_seconds=start_seconds,
+        path=[entry or here for entry in sys.path],
+        folder=here,
+    )

@@ -6,7 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
@@ -28,8 +30,14 @@ class WorkerProcess:
     what it starts ends with it.
     """
 
-    def __init__(self, *, priority: str, threads: int):
+    def __init__(self, *, priority: str, threads: int, path: Sequence[str], folder: str):
         """Start the process.
+
+        Args:
+            priority: `idle` or `normal`.
+            threads: Of the numerical libraries.
+            path: Where modules are looked for, before this process's own places.
+            folder: Where it runs, if there is one.
 
         Raises:
             OSError: No process can be started (no memory, too many).
@@ -39,7 +47,12 @@ class WorkerProcess:
         output, printed = os.pipe()
         os.set_blocking(output, False)
         environment = os.environ | dict.fromkeys(_THREADS, str(threads))
-        arguments = [json.dumps(sys.path), str(theirs.fileno()), str(life), priority]
+        arguments = [
+            json.dumps(list(dict.fromkeys([*path, *sys.path]))),
+            str(theirs.fileno()),
+            str(life),
+            priority,
+        ]
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, *arguments],
@@ -47,6 +60,7 @@ class WorkerProcess:
                 stdout=printed,
                 stderr=printed,
                 env=environment,
+                cwd=folder if Path(folder).is_dir() else None,
                 pass_fds=(theirs.fileno(), life),
                 start_new_session=True,
             )

@@ -19,7 +19,7 @@ import cloudpickle
 from zsei.engines.child import in_words
 from zsei.engines.crew import Crew
 from zsei.engines.engine import Done, Limits, MakeWork, Status
-from zsei.engines.local import START_SECONDS, packed
+from zsei.engines.local import START_SECONDS, crew_for
 from zsei.engines.supervise import Supervisor
 from zsei.errors import UsageError
 
@@ -94,8 +94,9 @@ class RayEngine:
                 `make` cannot be sent to another process.
         """
         self._ray = _ray()
-        crew = Crew(
-            make=packed(make, workers),
+        crew = crew_for(
+            make,
+            workers,
             slots=1,
             priority=priority,
             threads=threads,
