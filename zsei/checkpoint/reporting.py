@@ -1,8 +1,12 @@
 """How one analysis went, in words and numbers, and its record in memory."""
 
+from collections.abc import Iterator, Sequence
+
+from zsei.checkpoint.combine import Combined
 from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.contracts import (
     AnalysisReport,
+    ChannelImportanceData,
     StructuralAnalysisRequest,
     StructuralPruningDecision,
 )
@@ -45,8 +49,25 @@ def report_of(
         peak_memory_bytes=window.peak_memory_bytes,
         retries=window.retries,
         cached=combined.cached if combined else 0,
+        importance=tuple(_importance(combined)) if combined else (),
         recommendations=tuple(_outlook(ledger, decision.epoch, config)),
     )
+
+
+def _importance(combined: Combined) -> Iterator[ChannelImportanceData]:
+    """What was measured, to six digits: a report of many thousand units stays a few megabytes."""
+    for site in combined.sites:
+        yield ChannelImportanceData(
+            layer_name=site.component,
+            kind=site.kind,
+            importance=_rounded(combined.importance.get(site.key, ())),
+            parts={name: _rounded(values) for name, values in site.parts.items()},
+            correlations=tuple((a, b, float(f"{r:.6g}")) for a, b, r in site.pairs),
+        )
+
+
+def _rounded(values: Sequence[float | None]) -> tuple[float | None, ...]:
+    return tuple(None if value is None else float(f"{value:.6g}") for value in values)
 
 
 def _outlook(ledger: Ledger, epoch: int, config: CheckpointConfig) -> list[str]:

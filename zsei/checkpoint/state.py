@@ -39,8 +39,8 @@ from zsei.records import Record
 
 KEPT, DAMAGED = 2, 3
 """Epochs, and damaged ones, that stay."""
-ANSWERS = 1000
-"""Answers that stay beside those of cuts that were approved."""
+ANSWERS = 64 * 2**20
+"""Bytes of answers that stay, the newest, beside those of cuts that were approved."""
 
 
 class KeptAnswer(Record):
@@ -233,9 +233,11 @@ def _tidy(folder: Path, ledger: Ledger) -> None:
     for each in old:
         shutil.rmtree(each, ignore_errors=True)
     approved = {f"{cut.epoch:09d}" for cut in ledger.cuts.values()}
-    filed = [p for p in sorted((folder / "answers").glob("*.json")) if p.stem not in approved]
-    for path in filed[:-ANSWERS]:
-        path.unlink(missing_ok=True)
+    room = ANSWERS
+    for path in sorted((folder / "answers").glob("[0-9]*.json"), reverse=True):
+        room -= 0 if path.stem in approved else path.stat().st_size
+        if room < 0 and path.stem not in approved:
+            path.unlink(missing_ok=True)
 
 
 def _put_beside(folder: Path) -> None:
