@@ -164,11 +164,12 @@ def test_starting_loads_nothing_heavy(program: str, forbidden: set[str]) -> None
 
 def test_every_finding_code_has_a_knowledge_card() -> None:
     from zsei.analyzers import ANALYZERS
+    from zsei.checkpoint.trends import CODES
     from zsei.resources import load_cards
     from zsei.settings import Settings
 
     cards = load_cards(Settings()).knowledge
-    codes = [analyzer.code for analyzer in ANALYZERS]
+    codes = [*(analyzer.code for analyzer in ANALYZERS), *CODES]
     assert len(set(codes)) == len(codes)
     assert {code for code in codes if code not in cards} == set()
     assert {cards[code].kind for code in codes} == {"finding"}

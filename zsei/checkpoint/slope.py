@@ -14,7 +14,7 @@ from zsei.errors import DataError
 
 Floats = NDArray[np.float64]
 
-CORRELATIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CORRELATIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 """Values of ρ that are weighed. Nearer to 1 a series wanders: then its level really moves, and to
 call that noise would hide every slope there is."""
 FEWEST = 5
@@ -61,7 +61,7 @@ def slopes(epochs: ArrayLike, values: ArrayLike) -> Slopes:
     Raises:
         DataError: When epochs do not rise or a value is infinite.
 
-    Misleads when: noise remembers longer than ρ = 0.9 (a slow wave looks like a slope), or a
+    Misleads when: noise remembers longer than ρ = 0.8 (a slow wave looks like a slope), or a
     series jumps once: then the slope says little of when, and the probability is high.
     References: Theil, 1950; Sen, JASA 63, 1968; Zellner and Tiao, JASA 59, 1964.
     """
