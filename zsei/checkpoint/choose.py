@@ -104,7 +104,8 @@ def choose(
     whole = {part.component for part in own if part.kind == "layers" and part.held}
     over: set[EditKind] = set()
     for _, _, group, part in _order(own, shapes, alike):
-        if part.kind in over or len(taken[part.key]) >= part.most():
+        gone = taken[part.key]
+        if part.kind in over or group in gone or len(gone) >= part.most():
             continue
         if part.kind == "layers" and len(whole) >= layers:
             continue
@@ -115,7 +116,7 @@ def choose(
             over.add(part.kind)
         elif saving:
             state.take(part)
-            taken[part.key].add(group)
+            gone.add(group)
             if part.kind == "layers":
                 whole.add(part.component)
     return {

@@ -1,6 +1,6 @@
 """What of a subject may go, read off its program for `zsei.checkpoint.choose`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,7 +12,7 @@ from zsei.errors import SurgeryRefused
 from zsei.pruning.places import Place, find_places, sites_left
 from zsei.settings import EditKind, Settings
 from zsei.subject.program import Program, strip_prefix
-from zsei.subject.types import Anatomy, Site, Subject, UnitKind
+from zsei.subject.types import Site, Subject, UnitKind
 from zsei.surgery.dependency import Entries
 from zsei.surgery.edits import BypassLayer, Edit, RemoveUnits
 from zsei.surgery.module_edit import ModuleEdit
@@ -69,8 +69,8 @@ def cuttable(
 ) -> Cuttable:
     """Read what may go.
 
-    Only what was measured (a key of `task.importance` with as many units as the site has) is part
-    of it, and of layers only those that the layer rules let go (`layer_may_go`).
+    Only what was measured is part of it: a key of `task.importance` with as many units as the site
+    has. Layers that the rules do not let go (`layer_may_go`) must stay.
     """
     program = subject.program
     assert program is not None  # asked before
@@ -88,22 +88,9 @@ def cuttable(
         parts.append(part)
         found[part.key] = place.left.site
     if "layers" in kinds:
-        for site in _layers(subject.anatomy, task, limits):
-            try:
-                edited = apply_plan(program, plan := plan_edits(program, [BypassLayer(site=site)]))
-            except SurgeryRefused as error:
-                refused[site.component] = str(error)
-                continue
-            left = _read(edited, names)
-            gone = {n: {0: shapes[n][0]} for n in _read(program, names) - left if shapes[n]}
-            if not gone or not plan.parameters_removed:
-                continue
-            key = key_of(site)
-            held = frozenset({0}) if site.component in _dropped(task) else frozenset()
-            found[key] = site
-            parts.append(
-                Part(key=key, kind="layers", importance=task.importance[key], takes=gone, held=held)
-            )
+        for part, site in _layers(subject, task, limits, shapes, names, refused):
+            parts.append(part)
+            found[part.key] = site
     return Cuttable(parts=tuple(parts), sites=found, shapes=shapes, refused=refused)
 
 
@@ -212,30 +199,49 @@ def _held(
     )
 
 
-def _layers(anatomy: Anatomy, task: DecideTask, limits: StructuredPruning) -> list[Site]:
-    """Layers that the rules let go."""
-    sites = [s for s in anatomy.sites if s.kind == "layer" and s.source is not None]
+def _layers(
+    subject: Subject,
+    task: DecideTask,
+    limits: StructuredPruning,
+    shapes: Shapes,
+    names: Mapping[str, str],
+    refused: dict[str, str],
+) -> Iterator[tuple[Part, Site]]:
+    """All layers that were measured; those that may not go stand there to be compared with."""
+    program = subject.program
+    assert program is not None
+    sites = [site for site in subject.anatomy.sites if site.kind == "layer" and site.source]
     sites = [site for site in sites if _measured(task, site)]
-
-    def told(site: Site, criterion: str) -> float | None:
-        values = task.parts.get(key_of(site), {}).get(criterion, ())
-        return values[0] if values else None
-
-    importance = {site.component: task.importance[key_of(site)][0] for site in sites}
+    importance = {key_of(site): task.importance[key_of(site)][0] for site in sites}
     total = sum(value for value in importance.values() if value is not None)
-
-    def share(site: Site) -> float | None:
-        own = importance[site.component]
-        return own / total if own is not None and total > 0 else None
-
-    return [
-        site
-        for site in sites
-        if site.component in _dropped(task)
-        or layer_may_go(
-            share=share(site),
-            similarity=told(site, "similarity"),
-            skip=told(site, "skip potential"),
+    read, held = _read(program, names), _dropped(task)
+    for site in sites:
+        key, path = key_of(site), subject.anatomy.component(site.component).path
+        told, own = task.parts.get(key, {}), importance[key]
+        goes = site.component in held or layer_may_go(
+            share=None if own is None or total <= 0 else own / total,
+            similarity=_only(told.get("similarity", ())),
+            skip=_only(told.get("skip potential", ())),
             limits=limits.layer_analysis,
         )
-    ]
+        gone = {name for name in read if name.startswith(f"{path}.")}
+        if goes:
+            try:
+                edited = apply_plan(program, plan_edits(program, [BypassLayer(site=site)]))
+                gone = read - _read(edited, names)
+            except SurgeryRefused as error:
+                refused[site.component] = str(error)
+                goes = False
+        part = Part(
+            key=key,
+            kind="layers",
+            importance=(own,),
+            takes={name: {0: shapes[name][0]} for name in sorted(gone) if shapes[name]},
+            least=0 if goes else 1,
+            held=frozenset({0}) if site.component in held else frozenset(),
+        )
+        yield part, site
+
+
+def _only(values: Sequence[float | None]) -> float | None:
+    return values[0] if values else None
