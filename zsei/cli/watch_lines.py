@@ -60,12 +60,12 @@ def _text(found: "Found", decision: "StructuralPruningDecision", answer: "Answer
     from zsei.checkpoint.words import in_words
     from zsei.report.text import brief, one_line, short
 
-    head = f"epoch {decision.epoch}  {short(found.name, 40)}"
+    head = f"epoch {decision.epoch} ({short(found.name, 40)}):"
     if answer is None:
-        return one_line(f"{head}  no analysis: {decision.rejection_reason}", 1000) + "\n"
+        return one_line(f"{head} no analysis: {decision.rejection_reason}", 1000) + "\n"
     report = answer.report
     lines = [
-        f"{head}  {report.depth}, confidence {report.confidence:.2f}, {report.seconds:.1f} s",
+        f"{head} {report.depth}, confidence {report.confidence:.2f}, {report.seconds:.1f} s",
         *(f"fell back: {brief(said, 160)}" for said in report.fallbacks),
     ]
     findings = () if answer.record is None else answer.record.findings
