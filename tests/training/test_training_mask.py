@@ -38,22 +38,18 @@ def test_masked_computes_what_removed_computes(case: str) -> None:
 def test_entries_stay_zero_through_training_until_released() -> None:
     """Every other neuron's weight would move: its gradient is not zero, as sigmoid(0) is not."""
     torch.manual_seed(4)
-    model = torch.nn.Sequential(torch.nn.Linear(8, 24), torch.nn.Sigmoid(), torch.nn.Linear(24, 3))
-    _, loss, _ = mlp()
-    edit = mlp()[2]
-    cuts = [c.model_copy(update={"name": c.name}) for c in edit.cuts]
+    layers = (torch.nn.Linear(8, 24), torch.nn.Sigmoid(), torch.nn.Linear(24, 3))
+    model: Any = torch.nn.Sequential(*layers)
+    _, loss, edit = mlp()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
     train(model, [optimizer], loss, 3, ema=average)
     plain_state = pickle.dumps(optimizer.state_dict())
-    done = apply_decision(
-        model, optimizer, decision_of(edit.model_copy(update={"cuts": tuple(cuts)}), "mask"),
-        (average,),
-    )  # fmt: skip
+    done = apply_decision(model, optimizer, decision_of(edit, "mask"), (average,))
     assert (done.outcome, done.reason) == ("applied", "2 neurons held at zero")
     train(model, [optimizer], loss, 6, 3, ema=average)
-    copied: Any = average.module
-    for held in (model, copied):
+    both: list[Any] = [model, average.module]
+    for held in both:
         assert bool((held[0].weight[[1, 4]] == 0).all())
         assert bool((held[0].bias[[1, 4]] == 0).all())
         assert bool((held[2].weight[:, [1, 4]] == 0).all())
