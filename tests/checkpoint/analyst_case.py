@@ -99,6 +99,7 @@ class Training:
     model: nn.Module
     original: int = 0
     applied: list[str] = field(default_factory=list)
+    edits: list[ModuleEdit] = field(default_factory=list)
     before: list[nn.Module] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -144,12 +145,14 @@ class Training:
         self.before.append(self.model)
         self.model = apply_module_edit(self.model, decision.edit)
         self.applied.append(decision.decision_id)
+        self.edits.append(decision.edit)
         return self.report(decision, epoch, "applied")
 
     def roll_back(self, decision: StructuralPruningDecision, epoch: int) -> ApplicationReport:
         """Put back what was cut last."""
         self.model = self.before.pop()
         self.applied.remove(decision.decision_id)
+        self.edits.pop()
         return self.report(decision, epoch, "rolled back")
 
     def report(
