@@ -6,6 +6,7 @@ what only a cluster knows: a machine that goes away, and its task that is done o
 """
 
 import os
+import socket
 import threading
 import time
 from collections import deque
@@ -25,6 +26,8 @@ from zsei.errors import UsageError
 
 TICK = 1.0
 """Seconds between two looks at the clock while nothing is heard."""
+KNOCK_SECONDS = 20.0
+"""Until a cluster that does not answer is given up."""
 GRACE = 60.0
 """Seconds a place may take beyond what its own worker may: the network, and starting again."""
 
@@ -328,9 +331,21 @@ def _connect(ray: ModuleType, address: str | None, processors: int) -> None:
         )
         return
     try:
+        _knock(address)  # Ray itself goes on asking for minutes
         ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"A Ray cluster must answer at `{address}`, and none does ({in_words(error)}). Start "
             "one with `ray start --head`, or leave the address out to start one on this machine."
         ) from error
+
+
+def _knock(address: str) -> None:
+    """See whether anything listens at an address that names a host and a port.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
