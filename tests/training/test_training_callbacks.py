@@ -13,7 +13,11 @@ from torch import Tensor, nn
 from zsei.checkpoint.contracts import ApplicationReport, StructuralAnalysisRequest
 from zsei.training.beside import Beside
 
-OPTIONS: dict[str, Any] = {"run": "run", "start": False, "config": {"run": {"mode": "remove"}}}
+OPTIONS: dict[str, Any] = {
+    "run": "run",
+    "start": False,
+    "config": {"run": {"mode": "remove", "keep_snapshots": 9}},
+}
 
 
 def _answering(beside: Beside | None, epoch: int, edit: Any) -> None:
