@@ -137,6 +137,8 @@ class Faulty:
     faults: Path
     rows: list[tuple[str, Answered | Exception]] = field(default_factory=list)
     approved: list[tuple[StructuralPruningDecision, Snapshot, int]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    """Approved decisions that did not hold when they were judged again, and why."""
     _analyst: Analyst | None = None
 
     def __post_init__(self) -> None:
@@ -170,6 +172,11 @@ class Faulty:
         assert self._analyst is not None
         if self.approved and self.approved[-1][0].epoch == epoch - 1:
             self._analyst.heard(self.training.roll_back(self.approved[-1][0], epoch))
+
+    def judge_last(self) -> None:
+        """Judge the cut that was approved last once more."""
+        if why := wrong_with(self.job, *self.approved[-1]):
+            self.wrong.append(why)
 
     def restart(self) -> None:
         """The analysis ends, and another one goes on in its place."""
@@ -257,17 +264,17 @@ def judged_again(
     return try_edits(subject, proposal, "layers", edits, baseline, settings, run=run).verdict
 
 
-def wrongly_approved(faulty: Faulty) -> list[str]:
-    """Approved decisions that do not hold when they are judged again, and why."""
-    wrong = []
-    for decision, snapshot, original in faulty.approved:
-        verdict = judged_again(faulty.job, decision, snapshot, original)
-        left = decision.statistics.parameters_after if decision.statistics else 0
-        if verdict.outcome != "accepted":
-            wrong.append(f"epoch {decision.epoch}: {verdict.reason}")
-        elif 1 - left / original > CAPS[decision.safety.phase] + 1e-9:
-            wrong.append(f"epoch {decision.epoch}: {left} of {original} parameters are left")
-    return wrong
+def wrong_with(
+    job: Job, decision: StructuralPruningDecision, snapshot: Snapshot, original: int
+) -> str:
+    """Why an approved decision does not hold when it is judged again; "" when it does."""
+    verdict = judged_again(job, decision, snapshot, original)
+    left = decision.statistics.parameters_after if decision.statistics else 0
+    if verdict.outcome != "accepted":
+        return f"epoch {decision.epoch}: {verdict.reason}"
+    if 1 - left / original > CAPS[decision.safety.phase] + 1e-9:
+        return f"epoch {decision.epoch}: {left} of {original} parameters are left"
+    return ""
 
 
 def as_documented(fault: str, answered: Answered | Exception) -> bool:
@@ -291,7 +298,7 @@ def plan(count: int, share: float = 0.5, seed: int = 0) -> list[str]:
     return found
 
 
-def table(faulty: Faulty, wrong: list[str]) -> str:
+def table(faulty: Faulty) -> str:
     """What became of all checkpoints, by fault."""
     lines = [f"{'fault':22}{'times':>6}{'as documented':>15}{'exceptions':>12}  depths"]
     for fault in ("", *FAULTS):
@@ -307,5 +314,6 @@ def table(faulty: Faulty, wrong: list[str]) -> str:
     raised = sum(isinstance(row, Exception) for _, row in faulty.rows)
     total = len(faulty.rows)
     lines.append(f"{'all':22}{total:6}{good:15}{raised:12}  {good / total:.1%}")
-    lines.append(f"approved {len(faulty.approved)}, wrongly {len(wrong)} {'; '.join(wrong)}")
+    wrong = "; ".join(faulty.wrong)
+    lines.append(f"approved {len(faulty.approved)}, wrongly {len(faulty.wrong)} {wrong}".strip())
     return "\n".join(lines)
