@@ -20,6 +20,7 @@ EXPECTED = {
     "07_vision.py": ("resolution needed: ", "places"),
     "08_series.py": ("from the leader's past", "useful horizon"),
     "09_prune.py": ("<- accepted", "parameters became"),
+    "13_coordinator.py": ("applied: ", "the same decisions", "100% with a result"),
 }
 
 
@@ -34,7 +35,7 @@ def test_every_example_is_expected() -> None:
 
 LONG = (
     "01_first_analysis.py", "03_ask.py", "05_edges.py", "06_language.py", "07_vision.py",
-    "08_series.py", "09_prune.py",
+    "08_series.py", "09_prune.py", "13_coordinator.py",
 )  # fmt: skip
 """Two minutes together; what they show, the demonstration and other tests run too."""
 

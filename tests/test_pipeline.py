@@ -55,7 +55,7 @@ class Branching(nn.Module):
     "family",
     [
         pytest.param(
-            f, marks=pytest.mark.long if f in ("llama", "mixtral", "patchtst", "t5") else ()
+            f, marks=pytest.mark.long if f in ("llama", "mixtral", "patchtst", "t5", "vit") else ()
         )
         for f in FAMILIES
     ],

@@ -164,7 +164,7 @@ VERDICTS: dict[tuple[str, str], Trial] = {}
 
 @pytest.mark.parametrize(
     "name",
-    ["cnn", "patchtst", *(pytest.param(n, marks=pytest.mark.long) for n in LARGER)],
+    ["cnn", *(pytest.param(n, marks=pytest.mark.long) for n in ("patchtst", *LARGER))],
 )
 def test_no_strategist_makes_it_worse_than_rules_alone(name: str, judged_once) -> None:
     case = trained(name)

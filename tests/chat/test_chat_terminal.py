@@ -54,6 +54,7 @@ def terminal(home: Path, tmp_path: Path, stored: AnalysisRecord) -> Iterator[pex
     child.close(force=True)
 
 
+@pytest.mark.long
 def test_a_conversation_at_a_terminal(
     terminal: pexpect.spawn, home: Path, tmp_path: Path, stored: AnalysisRecord
 ) -> None:

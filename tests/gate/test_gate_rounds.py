@@ -75,6 +75,7 @@ def test_what_fits_alone_must_fit_together(bench: Bench, phase: Phase, combined:
         assert "at most 5% of the original parameters may be gone" in found.combined.verdict.reason
 
 
+@pytest.mark.long
 def test_a_limit_in_time_is_asked_of_each_and_of_all(bench: Bench) -> None:
     timed = replace(bench, settings=settings_of(bootstrap=200, latency_limit=1e6))
     found = tried(timed, [neurons(bench, 0), neurons(bench, 2)])

@@ -205,7 +205,7 @@ def _at(factor: int, written_out: bool) -> Subject:
     return prepare(model, {"input_ids": tokens}, "fidelity", SMALL)
 
 
-@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("written_out", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_memory_at_twice_and_four_times_the_length_is_as_foretold(written_out: bool) -> None:
     """What is worked out at one length against the same model prepared at the other."""
     now = attention_memory(_at(1, written_out))

@@ -163,6 +163,7 @@ def test_what_an_early_pool_drops_is_not_missed() -> None:
     assert named(pooled, "pool")["channel_use"].value == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.long
 def test_the_class_token_gathers_the_decision() -> None:
     view = trained("vit")
     found = SpatialFlow().measure(view)

@@ -33,6 +33,7 @@ def task_of(model: nn.Module, data: Any, *kinds: Any, **more: Any) -> Task:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_the_expert_that_hurts_least_goes_first_and_top_k_stay() -> None:
     model, data = factories.tiny_mixtral()
     data = {"input_ids": factories.token_ids(64)}

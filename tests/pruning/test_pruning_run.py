@@ -95,6 +95,7 @@ KILLED = """
 """
 
 
+@pytest.mark.long
 def test_a_killed_prune_goes_on_and_ends_as_if_nothing_had_been(
     accepted: Pruned, tmp_path: Path
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_size_beyond_the_minima_names_the_settings(tmp_path: Path) -> None:
         assert words in found.record.refusal
 
 
+@pytest.mark.long
 def test_a_limit_in_time_is_walked_to_by_the_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,9 @@ def parameters(program) -> int:
     return sum(tensor.numel() for name, tensor in held.items() if name in read)
 
 
-@pytest.mark.parametrize("family", ["bert", "llama", "resnet"])
+@pytest.mark.parametrize(
+    "family", ["bert", pytest.param("llama", marks=pytest.mark.long), "resnet"]
+)
 def test_candidates_bring_what_they_say(family: str) -> None:
     found = subject(family)
     assert found.program is not None

@@ -103,6 +103,7 @@ def test_an_analysis_carries_fitted_values_to_apply(tmp_path: Path) -> None:
     assert json.loads(record.model_dump_json())["fitted"].keys() <= {p.id for p in record.proposals}
 
 
+@pytest.mark.long
 def test_the_gate_measures_them_with_their_values(subject: Subject) -> None:
     asked = proposals_for(subject)
     found = [asked[name] for name in ("merge", "thin", "map")]
@@ -182,6 +183,7 @@ def replace_rank(proposal: Proposal, rank: int) -> Proposal:
     )
 
 
+@pytest.mark.long
 def test_means_are_folded_into_the_bias_of_factors(subject: Subject) -> None:
     """A neuron held at its mean, whose reader is factorised: the mean is in the factors' bias."""
     assert subject.program is not None

@@ -23,7 +23,9 @@ def untapped(found: Subject, kind: str) -> list[Site]:
     return [site for site in found.anatomy.untapped if site.kind == kind]
 
 
-@pytest.mark.parametrize("name", ["Mixtral", "Qwen2-MoE", "OLMoE"])
+@pytest.mark.parametrize(
+    "name", ["Mixtral", *(pytest.param(n, marks=pytest.mark.long) for n in ("Qwen2-MoE", "OLMoE"))]
+)
 def test_removed_experts_equal_experts_that_are_never_chosen(name: str) -> None:
     found = subject_of(name)
     program = found.program

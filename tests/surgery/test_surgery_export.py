@@ -94,6 +94,7 @@ def test_pt2_is_exact_and_keeps_precision_and_names(mlp: EditedModel, tmp_path: 
     assert torch.equal(torch.export.load(tmp_path / "half.pt2").module()(x), half(x))
 
 
+@pytest.mark.long
 def test_the_command_exports_a_saved_folder(
     mlp: EditedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,7 +25,13 @@ OWN: list[tuple[str, UnitKind]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("family", "kind"), OWN)
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        pytest.param(f, k, marks=pytest.mark.long if f in ("mixtral", "t5", "patchtst") else ())
+        for f, k in OWN
+    ],
+)
 def test_the_own_class_computes_what_the_edited_program_computes(
     family: str, kind: UnitKind
 ) -> None:
