@@ -1,12 +1,13 @@
 """Whether a checkpoint is of the model it is said to be of: told from names and shapes alone."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-Shapes = Mapping[str, tuple[int, ...]]
+_BLOCK = re.compile(r"(?:[A-Za-z_]\w*\.)*\d+\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,14 @@ def frame_of(model: nn.Module) -> Frame:
         shapes={name: tuple(tensor.shape) for name, tensor in tensors.items()},
         tied=tuple(frozenset(same) for same in names.values() if len(same) > 1),
     )
+
+
+def layers_of(frame: Frame) -> int:
+    """How many numbered blocks its names show, such as `h.0.` to `h.11.`; lists inside of blocks
+    are not counted. A guess, for estimates alone.
+    """
+    found = (_BLOCK.match(name) for name in frame.shapes)
+    return len({match[0] for match in found if match})
 
 
 def why_not_fit(frame: Frame, weights: Mapping[str, Tensor]) -> str:

@@ -10,6 +10,7 @@ from zsei.cli.analyze import MODEL_HELP, Objective
 from zsei.cli.options import RemoteCode, data_groups, settings
 
 if TYPE_CHECKING:
+    from zsei.checkpoint.estimate import Estimate
     from zsei.checkpoint.fit import Frame
     from zsei.checkpoint.job import Job
     from zsei.checkpoint.run_folder import RunFolder
@@ -122,12 +123,12 @@ def _watch(
     from zsei.engines.open import open_engine
 
     name, address, workers, patience = how
-    frame = _frame(job)
-    count, threads = _sizes(job, workers)
-    job = replace(job, threads=threads)
-    lines.noted(_estimated(job, frame, count))
+    frame, seen = _looked_at(job, workers)
+    lines.noted(seen.text())
+    count = workers or seen.workers
+    job = replace(job, threads=seen.threads)
     engine = open_engine(
-        name, OpenWorker(job=job), workers=count, address=address, threads=threads
+        name, OpenWorker(job=job), workers=count, address=address, threads=job.threads
     )  # fmt: skip
     try:
         watched = Watch(
@@ -203,27 +204,34 @@ def _nothing_there(folder: Path) -> "UsageError":
     )
 
 
-def _frame(job: "Job") -> "Frame":
-    from zsei.checkpoint.fit import frame_of
+def _looked_at(job: "Job", workers: int | None) -> tuple["Frame", "Estimate"]:
+    """What a checkpoint must look like, and what its analysis will take."""
+    import os
+    from dataclasses import replace
+    from math import ceil
+
+    import psutil
+
+    from zsei.checkpoint.estimate import estimate
+    from zsei.checkpoint.fit import frame_of, layers_of
+    from zsei.checkpoint.probe import probe_job
     from zsei.subject.load import load_model
 
     assert isinstance(job.model, str)
-    return frame_of(load_model(job.model, job.settings).model)
-
-
-def _sizes(job: "Job", workers: int | None) -> tuple[int, int]:
-    """(worker processes, torch threads of each)."""
-    import os
-
-    cores = os.cpu_count() or 1
-    count = workers or min(job.config.elesh.analysis_workers_per_gpu, cores)
-    threads = min(job.config.elesh.parallel_analysis_threads, cores)
-    return count, max(1, threads // count)
-
-
-def _estimated(job: "Job", frame: "Frame", workers: int) -> str:
-    """What the analysis will take, before it starts."""
-    return f"{frame.model_class} with {frame.parameters:,} parameters, {workers} workers."
+    loaded = load_model(job.model, job.settings)
+    frame = frame_of(loaded.model)
+    given = loaded.data if job.data is None else job.data
+    probe = probe_job(replace(job, model=loaded.model, data=given))
+    elesh = job.config.elesh
+    if workers is not None:
+        job = replace(job, config=job.config.model_copy(update={
+            "elesh": elesh.model_copy(update={"analysis_workers_per_gpu": workers})
+        }))  # fmt: skip
+    return frame, estimate(
+        probe, job.config, batches=probe.batches, backwards=job.settings.probes,
+        groups=max(1, ceil(layers_of(frame) / elesh.layers_per_worker)),
+        cores=os.cpu_count() or 1, room_bytes=psutil.virtual_memory().available,
+    )  # fmt: skip
 
 
 def _far(watched: "Watch") -> str:
