@@ -38,7 +38,7 @@ def unit_mean(value: Tensor, site: Site, mask: Tensor | None) -> tuple[Tensor, f
     value = value.detach()
     if value.ndim == 4 and site.kind == "head":
         keep = (1, 3)
-    elif value.ndim == 4:
+    elif value.ndim == 4 or (site.kind == "channel" and site.axis == 1):
         keep = (1,)
     else:
         keep = (value.ndim - 1,)
