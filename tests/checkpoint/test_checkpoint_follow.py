@@ -354,3 +354,49 @@ def test_it_leaves_with_the_process_it_serves(folder: RunFolder, over: bool) -> 
     beat = read_heartbeat(folder)
     assert beat is not None
     assert (beat.state, beat.pid) == ("gone", child.pid)
+
+
+@pytest.mark.long
+def test_the_child_answers_a_real_run_and_leaves_at_its_end(folder: RunFolder) -> None:
+    import cloudpickle
+    from factories import tiny_mlp
+    from safetensors.torch import save_file
+
+    model, data = tiny_mlp()
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    job = Job(run="gpt", model=model, data=data)
+    words = [sys.executable, "-m", "zsei.checkpoint.follow", str(folder.path), "--workers", "1"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        child.stdin.write(cloudpickle.dumps(job))
+        child.stdin.close()
+        for epoch in (1, 2):
+            folder.snapshot(epoch).parent.mkdir(parents=True, exist_ok=True)
+            save_file(model.state_dict(), folder.snapshot(epoch))
+            asked = request(epoch)
+            shape = asked.architecture.model_copy(
+                update={"parameters": parameters, "original_parameters": parameters}
+            )
+            folder.send("requests", epoch, asked.model_copy(update={"architecture": shape}))
+        folder.end.write_text("")
+        assert child.wait(timeout=300) == 0
+    report = folder.read("reports", 2, AnalysisReport)
+    assert report is not None
+    assert report.depth == "full"
+    assert folder.read("decisions", 2, StructuralPruningDecision) is not None
+    events = [event.event for event in read_log(folder.log)]
+    assert events[0] == "started"
+    assert events[-1] == "ended"
+    beat = read_heartbeat(folder)
+    assert beat is not None
+    assert (beat.state, beat.epoch) == ("gone", 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("job", [b"no job", b""])
+def test_a_child_that_gets_no_job_says_so(folder: RunFolder, job: bytes) -> None:
+    words = [sys.executable, "-m", "zsei.checkpoint.follow", str(folder.path)]
+    ended = subprocess.run(words, input=job, capture_output=True, timeout=60)
+    assert ended.returncode == 1
+    assert [event.event for event in read_log(folder.log)] == ["stopped"]
+    assert b"zsei: " in ended.stderr

@@ -104,7 +104,8 @@ def watch(
         from zsei.checkpoint.job import Job
 
         job = Job(
-            run=name, model=model or _first_model(folder, home, pace, lines), data=groups or None,
+            run=name, model=_named(model) or _first_model(folder, home, pace, lines),
+            data=groups or None,
             objective=objective, settings=chosen, config=read,
         )  # fmt: skip
         return _watch(folder, home, job, pace, lines, (engine, address, workers, patience))
@@ -189,6 +190,13 @@ def _first_model(folder: Path, home: "RunFolder", pace: "Pace", lines: "Lines") 
             lines.noted(f"Waiting for the first checkpoint in {folder}.")
             told = True
         time.sleep(0.5 if pace.once else pace.every)
+
+
+def _named(model: str | None) -> str | None:
+    """The model's name; a folder's as workers find it, wherever they run."""
+    if model is None or not Path(model).expanduser().is_dir():
+        return model
+    return str(Path(model).expanduser().resolve())
 
 
 def _nothing_there(folder: Path) -> "UsageError":
