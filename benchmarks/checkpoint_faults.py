@@ -76,7 +76,7 @@ def run(folder: Path, *, analyses: int, engine: str, workers: int, share: float)
 
 def main() -> int:
     """Run it, and say whether the figures hold."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--analyses", type=int, default=200)
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--workers", type=int, default=2)

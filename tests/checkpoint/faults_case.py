@@ -67,7 +67,8 @@ class CrackedNorm(nn.LayerNorm):
     """
 
     def __init__(self, like: nn.LayerNorm):
-        super().__init__(like.normalized_shape, like.eps)
+        super().__init__(list(like.normalized_shape), like.eps)
+        self.whole: Tensor
         self.register_buffer("whole", torch.ones(1))
 
     def forward(self, input: Tensor) -> Tensor:
