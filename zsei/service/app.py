@@ -23,7 +23,7 @@ from zsei.service.metrics import Counts, registry_of
 from zsei.service.pages import POLICY, documentation
 from zsei.service.problems import Problem, Refused, answer_problems
 from zsei.service.requests import request_routes
-from zsei.service.schemas import PUBLISHED, definitions_of, schema_of, text_of
+from zsei.service.schemas import PUBLISHED, definitions_of, schema_id, schema_of, text_of
 from zsei.service.uploads import ADDRESS, upload_routes
 
 SECURITY = {
@@ -95,7 +95,7 @@ def _contract_routes() -> APIRouter:
         """List the messages and their parts."""
         found = tuple(
             Contract(
-                name=name, schema_id=schema_of(name)["$id"], address=f"/v1/contracts/{name}"
+                name=name, schema_id=schema_id(name), address=f"/v1/contracts/{name}"
             )
             for name in PUBLISHED
         )  # fmt: skip

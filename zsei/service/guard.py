@@ -1,6 +1,7 @@
 """Who may ask, and how much at once: looked at before anything else is."""
 
 import hmac
+import re
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
@@ -10,7 +11,8 @@ from zsei.errors import UsageError
 from zsei.service.checkpoints import too_large
 from zsei.service.problems import Refused
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+"""A name or an address, and perhaps a port."""
 SHORTEST_TOKEN = 16
 
 
@@ -97,9 +99,8 @@ class Guard:
 
     def _check(self, headers: dict[bytes, bytes]) -> None:
         if self._token is None:
-            name = headers.get(b"host", b"").decode("latin-1").lower()
-            bare = name.rpartition("]")[0].lstrip("[") if "]" in name else name.partition(":")[0]
-            if bare not in LOOPBACK:
+            name = HOST.fullmatch(headers.get(b"host", b"").decode("latin-1"))
+            if name is None or not is_loopback(name[1]):
                 raise Refused(
                     421, "Without a token this service answers to `127.0.0.1` and `localhost` only."
                 )

@@ -2,8 +2,10 @@
 
 import ast
 import inspect
+import json
 import textwrap
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,22 +41,35 @@ def schema_of(name: str) -> dict[str, Any]:
         raise UsageError(
             f"Contracts are {', '.join(PUBLISHED)}; {name!r} is none of them. Name one of these."
         )
+    return json.loads(_schema_text(name))
+
+
+def schema_id(name: str) -> str:
+    """The `$id` of a schema."""
+    return f"urn:zsei:contract:{name}:{VERSION}"
+
+
+@cache
+def _schema_text(name: str) -> str:
+    """A schema as text; made once, for it is read out of source files."""
     kind = PUBLISHED[name]
     body = kind.model_json_schema(mode="validation")
     definitions = body.pop("$defs", {})
     describe({**definitions, name: body}, (kind,))
     front = {
         "$schema": DIALECT,
-        "$id": f"urn:zsei:contract:{name}:{VERSION}",
+        "$id": schema_id(name),
         "version": VERSION,
     }
     examples = [EXAMPLES[name].model_dump(mode="json")] if name in EXAMPLES else []
-    return {
-        **front,
-        **body,
-        **({"examples": examples} if examples else {}),
-        **({"$defs": dict(sorted(definitions.items()))} if definitions else {}),
-    }
+    return text_of(
+        {
+            **front,
+            **body,
+            **({"examples": examples} if examples else {}),
+            **({"$defs": dict(sorted(definitions.items()))} if definitions else {}),
+        }
+    )
 
 
 def definitions_of(
@@ -97,8 +112,6 @@ def write_schemas(folder: Path, names: Iterable[str]) -> list[Path]:
 
 def text_of(schema: Any) -> str:
     """A schema as text: the same schema is the same text."""
-    import json
-
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -135,6 +148,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [m for part in getattr(annotation, "__args__", ()) for m in _models_in(part)]
 
 
+@cache
 def _field_docstrings(kind: type[BaseModel]) -> dict[str, str]:
     """Field -> the string that stands below it, base classes first."""
     found: dict[str, str] = {}
