@@ -5,48 +5,27 @@ code of the local engine, so time, memory and death are handled alike there. Wha
 what only a cluster knows: a machine that goes away, and its task that is done on another.
 """
 
-import os
-import socket
+import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from types import ModuleType, TracebackType
+from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal, Self
 
 import cloudpickle
 
 from zsei.engines.child import in_words
-from zsei.engines.crew import Crew
 from zsei.engines.engine import Done, Limits, MakeWork, Status
 from zsei.engines.local import START_SECONDS, crew_for
-from zsei.engines.supervise import Supervisor
-from zsei.errors import UsageError
+from zsei.engines.ray_cluster import Post, import_ray, join, start
 
 TICK = 1.0
 """Seconds between two looks at the clock while nothing is heard."""
-KNOCK_SECONDS = 20.0
-"""Until a cluster that does not answer is given up."""
 GRACE = 60.0
 """Seconds a place may take beyond what its own worker may: the network, and starting again."""
-
-
-class Post:
-    """An actor: one worker process on whatever machine it stands."""
-
-    def __init__(self, crew: Crew):
-        self._crew = crew
-
-    def make_ready(self, limits: Limits) -> str:
-        """Start the worker; why it cannot be, or nothing."""
-        return Supervisor(self._crew, (), limits).make_ready()
-
-    def run(self, task: bytes, limits: Limits) -> Done:
-        """Do a task; it and what the work returns stay pickled."""
-        packs = {"pack": bytes, "unpack": bytes}
-        done = Supervisor(self._crew, (task,), limits, **packs).results()[0]
-        return replace(done, task=None)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -96,7 +75,7 @@ class RayEngine:
             UsageError: Ray is not installed, no cluster answers at the address, no workers, or
                 `make` cannot be sent to another process.
         """
-        self._ray = _ray()
+        self._ray = import_ray()
         crew = crew_for(
             make,
             workers,
@@ -109,8 +88,12 @@ class RayEngine:
         self._threads = threads
         self.start_seconds = start_seconds
         self._started = not self._ray.is_initialized()
-        if self._started:
-            _connect(self._ray, address, workers * threads)
+        self._folder: Path | None = None
+        if self._started and address is None:
+            self._folder = start(self._ray, workers * threads)
+        elif self._started:
+            assert address is not None
+            join(self._ray, address)
         self._shares_disk = shares_disk if shares_disk is not None else address is None
         self._crew = self._ray.put(crew)
         self._places: list[_Place] = []
@@ -145,6 +128,8 @@ class RayEngine:
             self._end_all()
             if self._started:
                 self._ray.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -302,50 +287,3 @@ class _Round:
         self._losses_at_start += not final
         if final or self._losses_at_start > self._limits.retries:
             self._slots -= 1
-
-
-def _ray() -> ModuleType:
-    # Read once, when it is imported or started.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise UsageError(
-            "The engine `ray` needs the package ray, which is not installed here. "
-            "Install it with `pip install zsei[ray]`, or choose the engine `local`."
-        ) from error
-    return ray
-
-
-def _connect(ray: ModuleType, address: str | None, processors: int) -> None:
-    """Join the cluster at an address, or start one that nothing beyond this machine can reach."""
-    if address is None:
-        local = {"num_cpus": processors, "include_dashboard": False}
-        ray.init(
-            "local",
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-            **local,
-        )
-        return
-    try:
-        _knock(address)  # Ray itself goes on asking for minutes
-        ray.init(address, log_to_driver=False, logging_level="ERROR")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"A Ray cluster must answer at `{address}`, and none does ({in_words(error)}). Start "
-            "one with `ray start --head`, or leave the address out to start one on this machine."
-        ) from error
-
-
-def _knock(address: str) -> None:
-    """See whether anything listens at an address that names a host and a port.
-
-    Raises:
-        OSError: Nothing does.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
