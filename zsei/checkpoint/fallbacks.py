@@ -62,6 +62,8 @@ def _lowered(task: MeasureTask, group: GroupMeasure) -> GroupMeasure:
 
 
 _CHANNELS, _BASIC = "/channels", "/basic"
+_WORDS = 200
+"""Characters that are told of an exception."""
 
 
 def _smaller(done: Done) -> MeasureTask | None:
@@ -96,7 +98,9 @@ def _wrong(done: Done) -> str:
         "crash": "lost their worker",
         "error": "failed",
     }[done.status]
-    return f"{told} ({done.why})" if done.why else told
+    why = " ".join(done.why.split())
+    why = why if len(why) <= _WORDS else f"{why[:_WORDS]} ..."
+    return f"{told} ({why})" if why else told
 
 
 def _instead(task: MeasureTask | None) -> str:
