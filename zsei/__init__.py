@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from zsei.settings import Settings
     from zsei.surgery.export_model import export_model as export
     from zsei.surgery.modification_log import ModificationLog
+    from zsei.training.beside import Beside
 
 __version__ = "0.1.0"
 
 _HOME = {
     "AnalysisRecord": "zsei.records",
     "Answer": "zsei.records",
+    "Beside": "zsei.training.beside",
     "Budget": "zsei.pruning.records",
     "Finding": "zsei.records",
     "ModificationLog": "zsei.surgery.modification_log",
@@ -41,6 +43,7 @@ _HOME = {
 __all__ = [
     "AnalysisRecord",
     "Answer",
+    "Beside",
     "Budget",
     "Finding",
     "ModificationLog",

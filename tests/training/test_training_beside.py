@@ -394,6 +394,7 @@ def test_a_child_that_keeps_dying_is_given_up(
     beside.close()
 
 
+@pytest.mark.long
 def test_a_child_reads_its_job_and_gives_way(tmp_path: Path) -> None:
     """It is given the model as training began with it, in a form that needs no training."""
     program = """
@@ -423,3 +424,74 @@ open(os.path.join(folder, "found.json"), "w").write(json.dumps(found))
     assert (found["arguments"], found["training"]) == (["--engine", "ray"], False)
     assert all(p.requires_grad for p in model.parameters())
     assert model.training
+
+
+def _real_run(folder: Path, config: Any, epochs: int, **given: Any) -> Any:
+    """A small classifier, and the process that really analyses it."""
+    from zsei.settings import Settings
+
+    torch.manual_seed(0)
+    layers = (torch.nn.Linear(8, 48), torch.nn.ReLU(), torch.nn.Dropout(0.1),
+              torch.nn.Linear(48, 48), torch.nn.ReLU(), torch.nn.Linear(48, 3))  # fmt: skip
+    model = torch.nn.Sequential(*layers)
+    x = torch.randn(400, 8)
+    y = x[:, :3].argmax(1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    beside = Beside(
+        model, optimizer, (x[:96], y[:96]), run="real", folder=folder / "run", config=config,
+        settings=Settings(home=folder / "home", samples=96), **given,
+    )  # fmt: skip
+    events = []
+    for epoch in range(1, epochs + 1):
+        model.train()
+        for start in range(0, 300, 50):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(model(x[start:][:50]), y[start:][:50])
+            loss.backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            accuracy = float((model(x[300:]).argmax(1) == y[300:]).float().mean())
+        events.append(beside.checkpoint(epoch, accuracy=accuracy))
+    return beside, model, events
+
+
+@pytest.mark.long
+def test_a_real_analysis_cuts_a_real_training(tmp_path: Path) -> None:
+    """From the weights to a removal and back, with nothing scripted."""
+    phases = {"validation_epochs": 1, "conservative_epochs": 2, "moderate_epochs": 2,
+              "aggressive_epochs": 3}  # fmt: skip
+    config = {
+        "elesh": {
+            "analysis_workers_per_gpu": 1,
+            "structured_pruning": {
+                "safety_schedule": phases, "channel_analysis": {"min_channels_per_layer": 4},
+            },
+        },
+        "run": {"mode": "remove", "decide_every": 2, "target_sparsity": 0.2},
+    }  # fmt: skip
+    beside, model, events = _real_run(tmp_path, config, 8, lockstep=True)
+    beside.close(timeout=60)
+    assert beside.errors == 0, list(read_log(beside.folder.log))
+    assert beside.folder.epochs("decisions") == list(range(1, 9))
+    applied = [event for event in events if event.outcome == "applied"]
+    assert applied, [event.what for event in events]
+    standing = events[-1].parameters
+    assert standing == sum(p.numel() for p in model.parameters()) < 2931
+
+
+@pytest.mark.long
+def test_observed_by_a_real_analysis_the_weights_are_the_same(tmp_path: Path) -> None:
+    """Also when the process is killed in the middle, and started again."""
+    beside, model, _ = _real_run(tmp_path / "a", {"run": {"keep_snapshots": 9}}, 6)
+    child = beside._child
+    assert child is not None
+    child.stop()
+    assert beside.checkpoint(7).outcome == "observed"
+    assert child.lives
+    assert child.restarts == 1
+    assert beside.wait(7, timeout=50)
+    beside.close(timeout=60)
+    assert beside.errors == 0
+    _, alone, _ = _real_run(tmp_path / "b", None, 6, start=False)
+    assert bits(model) == bits(alone)

@@ -26,7 +26,7 @@ def _answering(beside: Beside | None, epoch: int, edit: Any) -> None:
     beside.folder.send("decisions", epoch, decision_of(edit, **given))
 
 
-@pytest.mark.parametrize("evaluated", [True, False])
+@pytest.mark.parametrize("evaluated", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_trainer_goes_on_with_the_smaller_model(evaluated: bool, tmp_path: Path) -> None:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -87,9 +87,8 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(
-    "name", ["lightning.pytorch", pytest.param("pytorch_lightning", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["lightning.pytorch", "pytorch_lightning"])
 @pytest.mark.usefixtures("quiet")
 def test_lightning_goes_on_with_the_smaller_model(name: str, tmp_path: Path) -> None:
     library = pytest.importorskip(name)
@@ -151,6 +150,7 @@ def test_lightning_goes_on_with_the_smaller_model(name: str, tmp_path: Path) -> 
     assert ours.beside.folder.end.exists()
 
 
+@pytest.mark.long
 def test_the_libraries_are_loaded_only_when_used() -> None:
     import subprocess
     import sys
