@@ -15,7 +15,7 @@ from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.probe import Probe
 from zsei.errors import UsageError
 
-BASE_BYTES = 450_000_000
+BASE_BYTES = 600_000_000
 """Resident memory of a worker that has loaded the libraries and no model."""
 COPIES = 3
 """Of the parameters: the model, the checkpoint as it is read, the edited copy at the gate."""
@@ -134,7 +134,7 @@ def estimate(
     Workers: W, but not above `analysis_workers_per_gpu` for each GPU (one, where there is none) nor
     above the cores, nor above what fits into the machine's memory. Threads:
     `parallel_analysis_threads` or the cores, whichever is less, shared among the workers.
-    Memory of a worker: 450 MB + 3 · bytes of the parameters + 2 · bytes that autograd keeps of a
+    Memory of a worker: 600 MB + 3 · bytes of the parameters + 2 · bytes that autograd keeps of a
     batch. It misleads for models whose forward holds much that autograd does not keep, and where
     weights are not held in the type they were probed in.
 
