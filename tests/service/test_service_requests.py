@@ -267,8 +267,9 @@ def test_nearest_rank(values: list[float], share: float, expected: float | None)
     assert nearest_rank(values, share) == expected
 
 
-def test_many_at_once_find_no_fault(tmp_path: Path) -> None:
-    """Eighty requests of mixed kinds in parallel, from eight sides, with a short queue."""
+@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.long)])
+def test_many_at_once_find_no_fault(tmp_path: Path, count: int) -> None:
+    """Requests of mixed kinds in parallel, from eight sides, with a short queue."""
     with served(tmp_path, most=4) as s:
         s.upload()
 
@@ -286,7 +287,7 @@ def test_many_at_once_find_no_fault(tmp_path: Path) -> None:
                     return s.send(asked).status_code
 
         with ThreadPoolExecutor(8) as pool:
-            codes = list(pool.map(one, range(80)))
+            codes = list(pool.map(one, range(count)))
         assert set(codes) <= {200, 201, 202, 404, 409, 429}
         taken = [n for n, code in enumerate(codes) if n % 5 > 2 and code == 202]
         for number in taken:
