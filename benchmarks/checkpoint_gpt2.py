@@ -93,12 +93,12 @@ def work(folder: Path, share: int, of: int) -> None:
     subject = subjects.at(snapshot)
     ready = subjects.ready()
     prepared = time.monotonic()
-    size = CheckpointConfig().elesh.layers_per_worker
     layers: list[int | None] = [*range(12), None]
-    groups = -(-len(layers) // size)
+    groups = -(-len(layers) // CheckpointConfig().elesh.layers_per_worker)
+    size = -(-len(layers) // groups)
     places = 0
     for number in range(share, groups, of):
-        part = tuple(layers[number::groups])
+        part = tuple(layers[number * size : (number + 1) * size])
         task = MeasureTask(id=f"{number}", snapshot=snapshot, layers=part, levels=LEVELS)
         places += len(measure(subject, task, job, ready).sites)
     done = time.monotonic()

@@ -65,13 +65,13 @@ def test_a_parameter_of_two_groups_is_added_once() -> None:
 def test_planted_dead_entries_are_found_after_59_checkpoints_and_no_others() -> None:
     sketch = empty_sketch(5000, 5)
     live = np.array([0.1, 0, 0, 0.1, 1e-12, 0.2], dtype=np.float32)
+    sizes = {"a.weight[6]": 6, "b.weight[2,4]": 8}
     rare = np.array([0, 0, 0, 0, 0, 0, 0, 0.5], dtype=np.float32)
     for number in range(59):
         woken = rare if number % 10 == 9 else np.zeros(8, dtype=np.float32)
         found = {"a.weight[6]": live.tobytes(), "b.weight[2,4]": woken.tobytes()}
         sketch = observe_parameters(sketch, [group(found)])
         if number == 57:
-            sizes = {"a.weight[6]": 6, "b.weight[2,4]": 8}
             assert dead_parameters(sketch, sizes, 58, config()) == {}
     assert dead_parameters(sketch, sizes, 59, config()) == {"a.weight": 3, "b.weight": 7}
     cut = {"a.weight[5]": 5} | sizes

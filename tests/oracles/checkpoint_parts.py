@@ -84,7 +84,7 @@ def parts(model: nn.Module, samples: Sequence[Tensor]) -> dict[str, Tensor]:
 
 def without_layer(model: nn.Module, number: int, ids: Tensor) -> Tensor:
     """Mean KL(clean ‖ without) in nats per sample [n] when a layer hands on what enters it."""
-    block = model.transformer.h[number]  # type: ignore[union-attr, index]
+    block = model.get_submodule(f"transformer.h.{number}")
 
     def bypass(module: Any, args: Any, output: Any) -> Any:
         return (args[0], *output[1:]) if isinstance(output, tuple) else args[0]

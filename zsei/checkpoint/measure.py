@@ -5,6 +5,7 @@ together into tasks in any way, and what is known of a layer already is not meas
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from zsei.assembly import conditions_of, provenance_of
@@ -18,6 +19,7 @@ from zsei.checkpoint.parts import told
 from zsei.checkpoint.ready import Ready, ready_for
 from zsei.checkpoint.tasks import GroupMeasure, MeasureTask, SiteMeasure
 from zsei.records import Checkpoint
+from zsei.settings import Settings
 from zsei.subject.seeded import seeded
 from zsei.subject.types import Subject
 from zsei.trace.precision import check_precision
@@ -46,6 +48,7 @@ def measure(
     """
     check_precision(subject.model)
     ready = ready or ready_for(subject)
+    job = replace(job, settings=sparing(job.settings, subject))
     with seeded(job.settings.model_copy(update={"threads": job.threads})):
         group = group_of(subject, ready.taps, task.layers, task.levels)
         if task.basic:
@@ -56,6 +59,17 @@ def measure(
             return joined.model_copy(
                 update={"exact": _exact(group, joined, task, job, ready, cache)}
             )
+
+
+def sparing(settings: Settings, subject: Subject) -> Settings:
+    """Settings with one probe where there are labels, unless the user set another number.
+
+    Each probe costs a way back through the model, and with labels the loss gives "taylor" anyway.
+    Importance is averaged over the checkpoints, which makes up for its spread.
+    """
+    if "probes" in settings.model_fields_set or not subject.objective.supervised:
+        return settings
+    return settings.model_copy(update={"probes": 1})
 
 
 def _basic(group: Group, task: MeasureTask, ready: Ready) -> GroupMeasure:

@@ -16,13 +16,15 @@ from zsei.records import digest
 from zsei.settings import Settings
 from zsei.subject.load import LoadedModel, from_module, load_model
 from zsei.subject.prepare import prepare
-from zsei.subject.program import model_hash, strip_prefix
+from zsei.subject.program import model_hash, parameter_count, strip_prefix
 from zsei.subject.types import Subject
 from zsei.surgery.calls import tensor_of
 from zsei.surgery.module_edit import ModuleEdit, apply_module_edit
 
 WIDEST_OUTPUT = 2**24
 """Numbers of one batch's output, 64 MB: differentiating a loss holds about ten times that."""
+LARGE = 50_000_000
+"""Parameters from which a model takes half of the samples."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -94,16 +96,20 @@ def _loaded(job: Job, settings: Settings) -> LoadedModel:
 
 
 def fitting(settings: Settings, model: nn.Module) -> Settings:
-    """Settings with batches that a model of this size can be differentiated on in little memory.
+    """Settings with data that a model of this size can be differentiated on in time and memory.
 
-    A tape over a large vocabulary takes several copies of batch · length · vocabulary numbers. What
-    the user set stays. Smaller batches change only how samples are put together.
+    A tape over a large vocabulary takes several copies of batch · length · vocabulary numbers, so
+    batches get smaller, which changes only how samples are put together; a large model takes half
+    of the samples. What the user set stays.
     """
-    if "batch_size" in settings.model_fields_set:
-        return settings
+    update: dict[str, int] = {}
     widest = max((max(p.shape) for p in model.parameters() if p.ndim == 2), default=1)
     most = max(1, WIDEST_OUTPUT // (settings.length * widest))
-    return settings.model_copy(update={"batch_size": min(settings.batch_size, most)})
+    if "batch_size" not in settings.model_fields_set and settings.batch_size > most:
+        update["batch_size"] = most
+    if "samples" not in settings.model_fields_set and parameter_count(model) > LARGE:
+        update["samples"] = settings.samples // 2
+    return settings.model_copy(update=update)
 
 
 def reads_its_model(subject: Subject) -> bool:
