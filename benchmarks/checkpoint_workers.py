@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from zsei.checkpoint.config import CheckpointConfig, EleshConfig
 from zsei.checkpoint.contracts import LEVELS
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.tasks import MeasureTask, Snapshot
@@ -65,8 +66,15 @@ def tasks_of(folder: Path, checkpoints: int) -> tuple[Job, list[MeasureTask]]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.01 * torch.randn_like(parameter))
-    settings = Settings(home=folder / "home")
-    return Job(run="benchmark", model=model, data={"input_ids": ids}, settings=settings), tasks
+    job = Job(
+        run="benchmark",
+        model=model,
+        data={"input_ids": ids},
+        settings=Settings(home=folder / "home"),
+        # Each round measures the same, and must not find it done.
+        config=CheckpointConfig(elesh=EleshConfig(analysis_cache_size=0)),
+    )
+    return job, tasks
 
 
 def timed(engine: Engine, tasks: list[MeasureTask]) -> tuple[float, list[object]]:

@@ -44,7 +44,7 @@ def fewest_by_counting(parameters: int, rate: Fraction, seconds: Fraction, level
 
 
 @given(
-    draw.integers(1, 10_000),
+    draw.integers(1, 300),
     draw.fractions(Fraction(1), Fraction(100), max_denominator=4),
     draw.fractions(Fraction(1), Fraction(50), max_denominator=4),
     draw.integers(1, 4),
