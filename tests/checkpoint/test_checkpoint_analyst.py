@@ -504,3 +504,17 @@ def test_workers_that_share_no_disk_are_sent_the_weights(tmp_path: Path) -> None
     path.write_bytes(b"half")
     answered = found.answer(asking(2), replace(at(2), path=path, data=None))
     assert answered.report.depth == "previous"
+
+
+def test_what_is_held_at_zero_is_still_there_and_never_chosen_again(tmp_path: Path) -> None:
+    found = analyst(tmp_path, run={"mode": "mask"})
+    first = found.answer(asking(4, mode="mask"), at(4)).decision
+    found.heard(told(first, 4, "applied"))
+    held = (first.decision_id,)
+    found.answer(asking(6, held, mode="mask", architecture={"masked": held}), at(6))
+    task = engine(found).of(DecideTask)[-1]
+    assert (task.snapshot.edits, len(task.snapshot.masks)) == ((), 1)
+    values = task.importance["h.0/mlp|neuron"]
+    assert [value is None for value in values] == [True] + [False] * (NEURONS - 1)
+    assert np.isnan(found._state.history.values["h.0/mlp|neuron"][1, 0])
+    assert np.isnan(found._state.series.activity.values["h.0/mlp|neuron"][1, 0])
