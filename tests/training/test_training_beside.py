@@ -490,7 +490,7 @@ def test_observed_by_a_real_analysis_the_weights_are_the_same(tmp_path: Path) ->
     assert beside.checkpoint(7).outcome == "observed"
     assert child.lives
     assert child.restarts == 1
-    assert beside.wait(7, timeout=50)
+    assert beside.wait(7, timeout=240)
     beside.close(timeout=60)
     assert beside.errors == 0
     _, alone, _ = _real_run(tmp_path / "b", None, 6, start=False)
