@@ -24,6 +24,7 @@ from zsei.cli.mcp import mcp
 from zsei.cli.memory import memory
 from zsei.cli.prune import prune
 from zsei.cli.rollback import rollback
+from zsei.cli.runs import training_runs
 from zsei.cli.serve import serve
 from zsei.cli.show import show
 from zsei.cli.similar import similar
@@ -62,6 +63,7 @@ for _command in (
     log, rollback, breaker, doctor, mcp, watch, serve, contracts,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
+app.command("runs")(training_runs)
 app.add_typer(agents, name="agents")
 app.add_typer(llm, name="llm")
 app.add_typer(memory, name="memory")

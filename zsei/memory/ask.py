@@ -14,6 +14,12 @@ from zsei.errors import LLMError, UsageError
 from zsei.llm.line import Line
 from zsei.memory.chunks import Card, some
 from zsei.memory.compare import answer_comparison
+from zsei.memory.courses import (
+    answer_course,
+    answer_cuts,
+    answer_fallbacks,
+    answer_found_in_run,
+)
 from zsei.memory.dates import told
 from zsei.memory.librarian import word_with
 from zsei.memory.numbers import answer_measurements, answer_ranking, answer_runs
@@ -29,6 +35,8 @@ from zsei.memory.planner import may_plan, plan_with
 from zsei.memory.query import Scope, scope
 from zsei.memory.reading import Reading, Wish, read
 from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
+from zsei.memory.run_plan import plan_in_run, some_runs
+from zsei.memory.run_words import read_run
 from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
 from zsei.memory.thread import Thread, completed, followed
@@ -106,11 +114,16 @@ def ask_in(
     vocabulary = _known(memory, pages)
     if line is not None and cards is None:
         cards = load_cards(Settings.model_construct(cards=None))
-    reading = read(question, vocabulary, today or datetime.now(UTC).date())
+    about = read_run(question, vocabulary)
+    reading = read(
+        question, vocabulary, today or datetime.now(UTC).date(), about.rest if about else None
+    )
     reading = completed(reading, thread, vocabulary)
     asked = len(line.log) if line is not None else 0
     failure = ""
     chosen, problem = _planned(reading, vocabulary)
+    if about is not None:
+        chosen, problem = plan_in_run(about, reading, chosen, problem, vocabulary)
     if "define" in reading.wishes and not reading.article and is_titled(question, pages):
         chosen, problem = QueryPlan(intent="define", subject="concept"), None
     unread = problem is None and _is_open(reading, chosen) and may_plan(reading)
@@ -225,6 +238,10 @@ def _carried_out(
     if not fitting.runs or (fitting.missing and chosen.intent == "compare"):
         missing = ", ".join(repr(label) for label in fitting.missing) or "that"
         when = f" {' or '.join(map(told, chosen.spans))}" if chosen.spans else ""
+        if chosen.trainings:
+            missing = f"run {' or '.join(chosen.trainings)}"
+            when += f" at epoch {', '.join(map(str, chosen.epochs))}" if chosen.epochs else ""
+            when += f" (known: {some_runs(vocabulary)})"
         return refusal(
             f"No such analysis: nothing of {missing}{when} is in memory. {_holdings(vocabulary)}"
         )
@@ -240,6 +257,14 @@ def _by_subject(
     with memory.reading() as db:
         if chosen.subject == "passages":
             return answer_summary(db, fitting)
+        if chosen.subject == "course":
+            return answer_course(db, chosen, fitting, vocabulary)
+        if chosen.subject == "fallbacks":
+            return answer_fallbacks(db, chosen, fitting, vocabulary)
+        if chosen.trainings and chosen.everywhere and chosen.subject == "verdicts":
+            return answer_cuts(db, chosen, fitting, vocabulary)
+        if chosen.trainings and chosen.everywhere and chosen.subject == "findings":
+            return answer_found_in_run(db, chosen, fitting, vocabulary)
         if chosen.subject == "similar":
             return answer_similar(memory, db, fitting, vocabulary)
         if chosen.intent == "compare":

@@ -17,7 +17,7 @@ from zsei.records import Record
 
 Subject = Literal[
     "measurements", "ranking", "findings", "verdicts", "runs", "profile", "concept", "passages",
-    "similar",
+    "similar", "course", "fallbacks",
 ]  # fmt: skip
 Operation = Literal["max", "min", "mean", "sum", "count"]
 Intent = Literal["lookup", "list", "aggregate", "compare", "why", "define"]
@@ -41,6 +41,10 @@ class QueryPlan(Record):
     """When they were made: in one of these."""
     among: tuple[str, ...] = ()
     """The analyses a conversation is about: the others only where the question names them."""
+    trainings: tuple[str, ...] = ()
+    """Names of training runs."""
+    epochs: tuple[int, ...] = ()
+    """Of those runs; none is all."""
     models: tuple[str, ...] = ()
     """Labels of `Vocabulary.models`: models, families, kinds of architecture."""
     everywhere: bool = False
@@ -82,7 +86,8 @@ class QueryPlan(Record):
     @property
     def scoped(self) -> bool:
         """Whether it says which analyses to look at."""
-        return bool(self.runs or self.offsets or self.spans or self.models or self.everywhere)
+        named = self.runs or self.offsets or self.spans or self.models or self.trainings
+        return bool(named or self.everywhere)
 
     def filters(self) -> dict[str, JsonValue]:
         """The restrictions it makes, for showing."""

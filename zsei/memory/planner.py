@@ -56,6 +56,8 @@ def plan_with(line: Line, question: str, vocabulary: Vocabulary, cards: Cards) -
     """
     known = _known_names(vocabulary)
     slots = ("models", "runs", "kinds", "metrics", "codes", "strategies", "outcomes", "layers")
+    if vocabulary.trainings:
+        slots = (*slots, "trainings", "epochs")
     lists: dict[str, JsonValue] = {
         slot: [name for name, (field, _) in known.items() if field == slot] for slot in slots
     }
@@ -98,4 +100,7 @@ def _known_names(vocabulary: Vocabulary) -> dict[str, tuple[str, str | int]]:
     known: dict[str, tuple[str, str | int]] = {}
     for field, names in lists:
         known |= {name: (field, name) for name in names}
+    known |= {f"run {name}": ("trainings", name) for name in vocabulary.trainings}
+    for epoch in sorted(set(vocabulary.epochs.values())):
+        known[f"epoch {epoch}"] = ("epochs", epoch)
     return known | {f"layer {layer}": ("layers", layer) for layer in vocabulary.layers}

@@ -42,6 +42,11 @@ def scope(plan: QueryPlan, vocabulary: Vocabulary) -> Scope:
         fitting = tuple(run for run in fitting if run in chosen)
     if plan.runs:
         fitting = tuple(run for run in fitting if run in plan.runs)
+    if plan.trainings:
+        chosen = {run for name in plan.trainings for run in vocabulary.trainings.get(name, ())}
+        fitting = tuple(run for run in fitting if run in chosen)
+    if plan.epochs:
+        fitting = tuple(run for run in fitting if vocabulary.epochs.get(run) in plan.epochs)
     if plan.spans:
         fitting = tuple(
             run
@@ -54,7 +59,7 @@ def scope(plan: QueryPlan, vocabulary: Vocabulary) -> Scope:
         count = len(fitting)
         chosen = (fitting[offset] for offset in plan.offsets if -count <= offset < count)
         fitting = tuple(dict.fromkeys(chosen))
-    named = bool(plan.runs or plan.offsets or plan.spans)
+    named = bool(plan.runs or plan.offsets or plan.spans or plan.epochs)
     return Scope(runs=fitting, whole=plan.everywhere or named, missing=missing)
 
 

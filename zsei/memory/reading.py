@@ -135,9 +135,12 @@ class Reading:
         return self.names.get(slot, ())
 
 
-def read(question: str, vocabulary: Vocabulary, today: date) -> Reading:
-    """Take a question apart with the names the store holds; `today` is what "last week" means."""
-    text = Remaining(question)
+def read(question: str, vocabulary: Vocabulary, today: date, rest: str | None = None) -> Reading:
+    """Take a question apart with the names the store holds; `today` is what "last week" means.
+
+    `rest` is what of it is not understood yet, where something was read before.
+    """
+    text = Remaining(question if rest is None else rest)
     unknown: list[str] = []
     wishes: set[Wish] = {wish for wish, pattern in _WHOLE if re.search(pattern, text.rest)}
     for pattern in (_OTHER, _TIMES, r"\b(?:all|at) the (?:same )?time\b"):

@@ -86,6 +86,7 @@ def _insert(db: sqlite3.Connection, table: str, rows: Iterable[Mapping[str, Cell
 
 def _run(record: AnalysisRecord, sequence: int) -> Row:
     provenance, conditions = record.provenance, record.conditions
+    stands = provenance.checkpoint
     layers = {c.layer for c in record.components if c.layer is not None}
     return {
         "id": record.id,
@@ -109,6 +110,9 @@ def _run(record: AnalysisRecord, sequence: int) -> Row:
         "samples": conditions.calibration_samples + conditions.held_out_samples,
         "layers": len(layers),
         "heads": sum(c.kind == "head" for c in record.components),
+        "training": stands.run if stands else "",
+        "epoch": stands.epoch if stands else None,
+        "step": stands.step if stands else None,
     }
 
 

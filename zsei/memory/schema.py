@@ -94,7 +94,15 @@ _FIRST = (
 
 _SECOND = ("CREATE INDEX chunks_by_gist ON chunks (sha256)",)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND)
+_THIRD = (
+    "ALTER TABLE runs ADD COLUMN training TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE runs ADD COLUMN epoch INTEGER",
+    "ALTER TABLE runs ADD COLUMN step INTEGER",
+    "CREATE INDEX runs_by_training ON runs (training, epoch)",
+)
+"""Where in a training run an analysis stands; '' for one that stands beside none."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _THIRD)
 """Append only: position in this list is the schema version a file carries."""
 
 

@@ -53,6 +53,9 @@ class RunRow(Record):
     safety: str
     seed: int
     llm: str | None
+    training: str = ""
+    """Name of the training run it stands in; empty for an analysis beside none."""
+    epoch: int | None = None
     layers: int
     heads: int
     components: int
@@ -63,7 +66,7 @@ class RunRow(Record):
 
 _RUNS = """
     SELECT id, created, model, model_class, family, parameters, objective, metric, safety, seed,
-           llm, layers, heads,
+           llm, training, epoch, layers, heads,
            (SELECT COUNT(*) FROM components WHERE run = runs.id) AS components,
            (SELECT COUNT(*) FROM findings WHERE run = runs.id) AS findings,
            (SELECT COUNT(*) FROM proposals WHERE run = runs.id) AS proposals,
@@ -146,7 +149,8 @@ class Memory:
         """The whole record of one analysis.
 
         Args:
-            run: Its id, an unambiguous beginning of it, or "last".
+            run: Its id, an unambiguous beginning of it, "last", or a checkpoint as `gpt@40` (the
+                name of a training run and the epoch, or `gpt@last`).
 
         Raises:
             UsageError: no analysis, or more than one, goes by that name.
@@ -229,6 +233,8 @@ class Memory:
 
     def find(self, db: sqlite3.Connection, run: str) -> str:
         """The id of the one analysis that `run` names, as in `get`."""
+        if "@" in run:
+            return _checkpoint(db, run)
         known = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY sequence DESC")]
         return one_run(run, known)
 
@@ -239,6 +245,33 @@ class Memory:
             where = ".".join(str(part) for part in error.errors()[0]["loc"])
             problem = f"the record of {run} cannot be read back (at {where})"
             raise damaged(self.path, problem) from error
+
+
+def _checkpoint(db: sqlite3.Connection, name: str) -> str:
+    """The newest analysis of a training run at an epoch, named as `gpt@40` or `gpt@last`."""
+    training, _, epoch = name.rpartition("@")
+    rows = db.execute(
+        "SELECT id, epoch FROM runs WHERE training = ? ORDER BY epoch DESC, sequence DESC",
+        (training,),
+    ).fetchall()
+    if not rows:
+        known = [
+            r[0] for r in db.execute("SELECT DISTINCT training FROM runs WHERE training != ''")
+        ]
+        told = f"known: {', '.join(sorted(known)[:5])}" if known else "none is in memory yet"
+        raise UsageError(
+            f"A checkpoint is named as RUN@EPOCH, and no training run is called {training!r}; "
+            f"{told}. `zsei runs` shows all."
+        )
+    for row in rows:
+        if epoch == "last" or epoch == str(row["epoch"]):
+            return str(row["id"])
+    epochs = sorted({row["epoch"] for row in rows})
+    near = sorted(epochs, key=lambda e: abs(e - int(epoch)) if epoch.isdigit() else e)[:3]
+    raise UsageError(
+        f"The run {training} was analysed at {len(epochs)} epochs from {epochs[0]} to "
+        f"{epochs[-1]}, and not at {epoch!r}; near: {', '.join(map(str, sorted(near)))}."
+    )
 
 
 def open_memory(settings: Settings) -> Memory:

@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -42,6 +42,10 @@ class Vocabulary:
     strategies: tuple[str, ...]
     proposals: tuple[str, ...]
     findings: tuple[str, ...]
+    trainings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Training run -> its analyses, the last epoch first."""
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    """Analysis of a training run -> epoch."""
     titles: tuple[tuple[str, str], ...] = ()
     """(id, title) of knowledge cards: the title is one more wording for what the id names."""
 
@@ -159,6 +163,13 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
             # gpt-2 and gpt2 are one family
             models.setdefault(label, joined.get(re.sub(r"[\W_]", "", label), []))
     layers = db.execute("SELECT DISTINCT layer FROM components WHERE layer >= 0 ORDER BY 1")
+    stands = db.execute(
+        "SELECT id, training, epoch FROM runs WHERE training != '' "
+        "ORDER BY epoch DESC, sequence DESC"
+    ).fetchall()
+    trainings: dict[str, list[str]] = {}
+    for row in stands:
+        trainings.setdefault(row["training"], []).append(row["id"])
     return Vocabulary(
         runs=tuple(row["id"] for row in runs),
         created={row["id"]: row["created"] for row in runs},
@@ -178,6 +189,8 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
         strategies=_column(db, "SELECT DISTINCT strategy FROM proposals ORDER BY 1"),
         proposals=_column(db, "SELECT DISTINCT id FROM proposals ORDER BY 1"),
         findings=_column(db, "SELECT DISTINCT id FROM findings ORDER BY 1"),
+        trainings={name: tuple(found) for name, found in trainings.items()},
+        epochs={row["id"]: row["epoch"] for row in stands},
         titles=tuple((name, title) for name, title, _ in cards),
     )
 
