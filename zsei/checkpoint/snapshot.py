@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file
 from torch import Tensor
 
+from zsei.checkpoint.converted import is_converted, read_converted
 from zsei.checkpoint.tasks import Snapshot
 from zsei.checkpoint.weight_files import format_of, weight_files
 from zsei.errors import DataError, ModelError, UnsafeModelError
@@ -70,6 +71,8 @@ def read_weights(snapshot: Snapshot) -> dict[str, Tensor]:
             f"A checkpoint's folder holds weights; `{path.name}` has none that are known "
             "(safetensors, pytorch_model.bin, or one .pt, .pth or .ckpt file)."
         )
+    if path.is_dir() and is_converted(path, weights):
+        weights = read_converted(path) or weights
     return _named(weights, snapshot.prefix)
 
 
