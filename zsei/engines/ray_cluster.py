@@ -1,6 +1,7 @@
 """A Ray cluster: join one or start one, and the actor that stands for a worker in it."""
 
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -14,7 +15,7 @@ from zsei.engines.child import in_words
 from zsei.engines.crew import Crew
 from zsei.engines.engine import Done, Limits
 from zsei.engines.supervise import Supervisor
-from zsei.errors import UsageError
+from zsei.errors import UsageError, ZseiError
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 KNOCK_SECONDS = 20.0
@@ -86,12 +87,24 @@ def join(ray: ModuleType, address: str) -> None:
 
 
 def start(ray: ModuleType, processors: int) -> Path:
-    """Start a cluster that nothing beyond this machine can reach; the folder of its files."""
+    """Start a cluster that nothing beyond this machine can reach; the folder of its files.
+
+    Raises:
+        ZseiError: It did not come up.
+    """
     folder = Path(tempfile.mkdtemp(prefix="zsei-ray-"))
     # Its sockets lie in there, and the names of sockets must be short.
     elsewhere = {"_temp_dir": str(folder)} if len(str(folder)) < 40 else {}
     local = {"num_cpus": processors, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    ray.init("local", **QUIET, **local, **elsewhere)
+    try:
+        ray.init("local", **QUIET, **local, **elsewhere)
+    except Exception as error:  # Ray raises a bare one where the machine is too slow for it
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ZseiError(
+            f"A Ray cluster must come up on this machine, and it did not ({in_words(error)}). "
+            "Try again when the machine is less busy, or choose the engine `local`."
+        ) from error
     return folder
 
 

@@ -74,6 +74,7 @@ class RayEngine:
         Raises:
             UsageError: Ray is not installed, no cluster answers at the address, no workers, or
                 `make` cannot be sent to another process.
+            ZseiError: A cluster was to be started here and did not come up.
         """
         self._ray = import_ray()
         crew = crew_for(
