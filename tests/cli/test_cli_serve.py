@@ -152,6 +152,7 @@ def test_a_killed_service_loses_nothing_and_keeps_nothing_half(tmp_path: Path) -
         half.close()
     assert not list((tmp_path / "home" / "runs" / "killed").glob("decisions/*"))
     with serving(tmp_path) as second:
+        assert second.ask("GET", "/v1/contracts")[0] == 200  # it listens before it has cleared up
         assert [p.name for p in uploads.iterdir()] == ["a.safetensors"]
         found: dict[int, Any] = {}
         deadline = time.monotonic() + 120

@@ -36,7 +36,7 @@ def tried(running: Served, examples: int, phases: tuple[str, ...]) -> tuple[int,
     config = schemathesis.Config.from_dict(
         {
             "generation": {"max-examples": examples, "deterministic": True, "database": "none"},
-            "headers": headers,
+            **({"auth": {"openapi": {"token": {"bearer": TOKEN}}}} if headers else {}),
             "phases": {
                 name: {"enabled": name in phases}
                 for name in ("examples", "coverage", "fuzzing", "stateful")

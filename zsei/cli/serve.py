@@ -86,9 +86,7 @@ def serve(
             bound = listener.getsockname()[1]
             shown = f"[{host}]" if ":" in host else host
             where = f"http://{shown}:{bound}"
-            stdout.write(
-                f"ZSEI analyses checkpoints of {model} at {where}; {where}/docs says how.\n"
-            )
+            stdout.write(f"ZSEI analyses checkpoints of {model} at {where} (see {where}/docs).\n")
             stdout.flush()
             numbers = {"port": bound, "workers": count, "parameters": parameters}
             say(None, Event(event="serving", why=where, numbers=numbers))
