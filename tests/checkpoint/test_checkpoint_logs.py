@@ -48,7 +48,7 @@ for n in range(300):
 """
 
 
-@pytest.mark.parametrize("limit", [10**9, 60_000])
+@pytest.mark.parametrize("limit", [pytest.param(10**9, marks=pytest.mark.long), 60_000])
 def test_several_processes_write_whole_lines(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "log.jsonl"
     words = [sys.executable, "-c", WRITER]
