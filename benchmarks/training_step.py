@@ -133,6 +133,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument(
+        "--warm", type=float, default=600.0, help="seconds the first analysis may take before"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     model = small_gpt(given.width, given.layers)
@@ -151,7 +154,7 @@ def main() -> None:
         )  # fmt: skip
         analysis = Analysis(beside)
         analysis.keep_busy()
-        beside.wait(timeout=600)  # exporting the program, once, is over
+        beside.wait(timeout=given.warm)  # exporting the program, once, is over
         found: dict[str, object] = {
             "parameters": sum(p.numel() for p in model.parameters()),
             "load": psutil.getloadavg()[0],
