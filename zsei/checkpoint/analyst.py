@@ -18,6 +18,7 @@ from zsei.checkpoint.deciding import decided, stage_of
 from zsei.checkpoint.filing import filed, not_approved
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.ledger import (
+    Ledger,
     check_order,
     successes,
     with_decision,
@@ -105,7 +106,17 @@ class Analyst:
         window = Window(engine=self.engine, wanted=request.requirements, config=self.job.config)
         measured, seen, snapshot = self._looked_at(window, request, snapshot)
         decision, asked = self._decided(window, request, snapshot, measured, seen)
-        return self._kept(window, request, decision, measured, seen, asked=asked)
+        accuracy = _accuracy(measured)
+        record = self._guarded(
+            lambda: self._recorded(request, decision, measured, seen, accuracy), None
+        )
+        ledger = self._after(seen, measured, request, decision, record, asked=asked)
+        report = report_of(
+            request, decision, measured, window, ledger, self.job.config, record=record,
+            accuracy=accuracy, fallbacks=tuple(dict.fromkeys((*decision.fallbacks, *self._unsaid))),
+        )  # fmt: skip
+        answer = KeptAnswer(request_key=request.idempotency_key, decision=decision, report=report)
+        return self._kept(answer, replace(seen.state, ledger=ledger), record)
 
     def heard(self, report: ApplicationReport) -> None:
         """Take note of what the run did with a decision. Told twice, nothing changes.
@@ -209,22 +220,17 @@ class Analyst:
             self._unsaid.append(why)
         return record
 
-    def _kept(
+    def _after(
         self,
-        window: Window,
+        seen: Observed,
+        measured: Measured,
         request: StructuralAnalysisRequest,
         decision: StructuralPruningDecision,
-        measured: Measured,
-        seen: Observed,
+        record: AnalysisRecord | None,
         *,
         asked: bool,
-    ) -> Answered:
-        """The answer, put down together with the state it leaves behind."""
-        exact = measured.combined.exact if measured.combined else ()
-        accuracy = ranking_accuracy(exact) if exact else None
-        record = self._guarded(
-            lambda: self._recorded(request, decision, measured, seen, accuracy), None
-        )
+    ) -> Ledger:
+        """Where the run stands after this answer."""
         ledger = seen.state.ledger
         if asked:
             ledger, stood = successes(ledger, request.architecture.applied)
@@ -233,20 +239,16 @@ class Analyst:
         if record is not None and measured.combined is not None:
             found = tuple(finding.id for finding in record.findings)
             ledger = ledger.model_copy(update={"record_id": record.id, "finding_ids": found})
-        ledger = with_decision(ledger, decision, asked=asked)
-        report = report_of(
-            request, decision, measured, window, ledger, self.job.config, record=record,
-            accuracy=accuracy, fallbacks=tuple(dict.fromkeys((*decision.fallbacks, *self._unsaid))),
-        )  # fmt: skip
+        return with_decision(ledger, decision, asked=asked)
+
+    def _kept(self, answer: KeptAnswer, state: State, record: AnalysisRecord | None) -> Answered:
+        """The answer, put down together with the state it leaves behind."""
         self._unsaid.clear()
-        self._state = replace(seen.state, ledger=ledger)
-        self._last = KeptAnswer(
-            request_key=request.idempotency_key, decision=decision, report=report
-        )
+        self._state, self._last = state, answer
         try:
-            save_state(self.folder.state, self._state, self._last)
+            save_state(self.folder.state, state, answer)
         except OutputError as error:
-            self._last = self._forget(self._last, str(error))
+            self._last = self._forget(answer, str(error))
         return Answered(decision=self._last.decision, report=self._last.report, record=record)
 
     def _forget(self, answer: KeptAnswer, why: str) -> KeptAnswer:
@@ -278,6 +280,12 @@ class Analyst:
                 self._unsaid.append(str(error))
                 return
             del self._uncounted[0]
+
+
+def _accuracy(measured: Measured) -> Measurement | None:
+    """Of the ranking, where some units were ablated."""
+    exact = measured.combined.exact if measured.combined else ()
+    return ranking_accuracy(exact) if exact else None
 
 
 def _said(error: Exception) -> str:
