@@ -16,7 +16,7 @@ from zsei.measures.learning_efficiency import step_size, weight_gradients, weigh
 from zsei.records import Measurement, Record
 from zsei.subject.types import Site
 from zsei.trace.evidence import collect, joined
-from zsei.trace.kept import Evidence
+from zsei.trace.kept import Evidence, Moments
 from zsei.trace.rows import effective_rank
 from zsei.trace.run import evidence_to_trace
 from zsei.trace.summary import Trace
@@ -101,6 +101,7 @@ def look(group: Group, job: Job, ready: Ready, cache: Kept) -> Looked:
         ready.engine, group.taps, subject.objective, subject.calibration,
         probes=settings.probes, seed=settings.seed, rows=settings.rows,
     )  # fmt: skip
+    _leave_out_undefined(group, evidence)
     trace = evidence_to_trace(subject, group.taps, evidence, structure=False)
     content = ready.content(subject, job)
     digests = ready.digests(subject, job)
@@ -128,6 +129,25 @@ def look(group: Group, job: Job, ready: Ready, cache: Kept) -> Looked:
         parts=parts, pairs=pairs, measurements=measured, blind=frozenset(blind), followed=followed,
         silent=frozenset(silent), owned=owned, read=frozenset(read),
     )  # fmt: skip
+
+
+def _leave_out_undefined(group: Group, evidence: Evidence) -> None:
+    """Forget values and gradients that are no number on some samples, each by itself: what one
+    layer loses does not depend on which others are looked at beside it.
+    """
+    values = {node for what, node in evidence.undefined if what == "value"}
+    gradients = {node for what, node in evidence.undefined if what == "gradient"} | values
+    for node in gradients & set(evidence.values):
+        evidence.values[node].gradient_rms = Moments()
+        evidence.values[node].gradient_rows = []
+    for node in values:
+        evidence.values.pop(node, None)
+    for site in group.sites:
+        if {site.node, site.source} & gradients:
+            evidence.sites.pop((site.component, site.kind), None)
+    for tap in group.taps.attentions:
+        if tap.core in values:
+            evidence.attention.pop(tap.component, None)
 
 
 def _measurements(
