@@ -13,6 +13,7 @@ from zsei.cli.analyze import MODEL_HELP, Objective
 from zsei.cli.options import RemoteCode, data_groups, settings
 
 if TYPE_CHECKING:
+    from zsei.checkpoint.estimate import Estimate
     from zsei.checkpoint.job import Job
 
 
@@ -51,7 +52,7 @@ def serve(
     allow_remote_code: RemoteCode = False,
 ) -> int:
     """Analyse checkpoints that are sent or named over HTTP, and decide what may be cut."""
-    import os
+    from dataclasses import replace
 
     from zsei.checkpoint.config import CheckpointConfig
     from zsei.checkpoint.job import Job
@@ -74,10 +75,12 @@ def serve(
             settings=chosen.model_copy(update={"home": chosen.home.resolve()}),
             config=CheckpointConfig() if config is None else read_config(config),
         )  # fmt: skip
-        count = workers or min(job.config.elesh.analysis_workers_per_gpu, os.cpu_count() or 1)
         folder = checked_folder(checkpoints)
-        parameters = checked_model(job)
         with only_one(job.settings.home), listen(host, port) as listener:
+            expected = looked_at(job, workers)
+            say(None, Event(event="estimate", why=expected.text()))
+            count = workers or expected.workers
+            job = replace(job, threads=expected.threads)
             service = make_service(
                 job, Checkpoints(folder=folder, largest=int(upload_limit * 1e9)),
                 Workers(engine=engine, count=count, address=address),
@@ -88,7 +91,7 @@ def serve(
             where = f"http://{shown}:{bound}"
             stdout.write(f"ZSEI analyses checkpoints of {model} at {where} (see {where}/docs).\n")
             stdout.flush()
-            numbers = {"port": bound, "workers": count, "parameters": parameters}
+            numbers = {"port": bound, "workers": count, "parameters": expected.parameters}
             say(None, Event(event="serving", why=where, numbers=numbers))
             run(build_app(service), listener)
     return codes.DONE
@@ -128,14 +131,34 @@ def checked_folder(path: Path) -> Path:
         ) from None
 
 
-def checked_model(job: "Job") -> int:
-    """Parameters of the model, which is loaded once to see that it can be.
+def looked_at(job: "Job", workers: int | None) -> "Estimate":
+    """What the analysis of a checkpoint will take; model and data are tried with one batch.
 
     Raises:
-        ZseiError: It cannot.
+        ZseiError: They cannot be loaded, or do not fit each other.
     """
+    import os
+    from dataclasses import replace
+    from math import ceil
+
+    import psutil
+
+    from zsei.checkpoint.estimate import estimate
+    from zsei.checkpoint.fit import frame_of, layers_of
+    from zsei.checkpoint.probe import probe_job
     from zsei.subject.load import load_model
 
     assert isinstance(job.model, str)
     loaded = load_model(job.model, job.settings)
-    return sum(parameter.numel() for parameter in loaded.model.parameters())
+    given = loaded.data if job.data is None else job.data
+    probe = probe_job(replace(job, model=loaded.model, data=given))
+    elesh, config = job.config.elesh, job.config
+    if workers is not None:
+        elesh = elesh.model_copy(update={"analysis_workers_per_gpu": workers})
+        config = config.model_copy(update={"elesh": elesh})
+    layers = layers_of(frame_of(loaded.model))
+    return estimate(
+        probe, config, batches=probe.batches, backwards=job.settings.probes,
+        groups=max(1, ceil(layers / elesh.layers_per_worker)), cores=os.cpu_count() or 1,
+        room_bytes=psutil.virtual_memory().available,
+    )  # fmt: skip
