@@ -89,7 +89,7 @@ def dying(component: str, message: str, epoch: int) -> Finding:
     evidence = (Measurement(name="turned_units", value=2, unit="count", n=epoch),)
     return Finding.make(
         code="component-dying", components=(component,), severity=0.3, evidence=evidence,
-        message=f"{message} next to nothing any more.",
+        message=message,
     )  # fmt: skip
 
 
