@@ -294,7 +294,8 @@ def test_decisions_are_about_the_newest(folder: Path) -> None:
     look(one)
     assert [epoch for epoch, _ in listener.epochs] == [3]
     assert analyst.requests[0].parameters.mode == "remove"
-    assert len(listener.left_out) == 2
+    assert listener.notes == ["2 older checkpoints are left out: decisions are about the newest."]
+    assert one.skipped == 2
 
 
 def test_every_so_many_epochs(folder: Path) -> None:

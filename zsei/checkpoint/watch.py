@@ -105,8 +105,7 @@ class Watch:
         ready, news, waits = self._ready(found)
         if self.job.config.run.mode != "observe":
             # A decision about a model as it was some time ago would come too late.
-            for at in ready[:-1]:
-                self._skip(at, "a newer checkpoint is there, and decisions are about the newest.")
+            self._pass_over(ready[:-1])
             ready = ready[-1:]
         for at in ready:
             self._take(at, pulse)
@@ -200,6 +199,18 @@ class Watch:
         self._set(seen(self.counted, at, None))
         log_event(self.run.log, Event(event="skipped", run=self.job.run, why=f"{at.name}: {why}"))
         self.listener.skipped(at, why)
+
+    def _pass_over(self, older: list[Found]) -> None:
+        if not older:
+            return
+        counted = self.counted
+        for at in older:
+            counted = seen(counted, at, None)
+        self._set(counted)
+        self.skipped += len(older)
+        why = f"{len(older)} older checkpoints are left out: decisions are about the newest."
+        log_event(self.run.log, Event(event="skipped", run=self.job.run, why=why))
+        self.listener.noted(why)
 
     def _set(self, counted: Counted) -> None:
         self.counted = counted
