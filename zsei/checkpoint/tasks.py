@@ -77,8 +77,8 @@ class DecideTask:
     decision: StructuralPruningDecision
     """Filled in but for targets, statistics, safety, edit and approval."""
     parts: dict[str, dict[str, tuple[float | None, ...]]] = field(default_factory=dict)
-    """"component|kind" -> criterion -> its value per unit at this checkpoint, [u]: layers go by their
-    "similarity" and "skip potential", and of heads the "attention focus" is told."""
+    """"component|kind" -> criterion -> its value per unit at this checkpoint, [u]: layers go by
+    their "similarity" and "skip potential", and of heads the "attention focus" is told."""
 
 
 Task = OutlineTask | MeasureTask | DecideTask
