@@ -232,6 +232,15 @@ def test_a_folder_above_the_checkpoints_is_told_so(
     assert "logs/version_0/checkpoints: name that" in capsys.readouterr().err
 
 
+def test_a_model_is_not_waited_for_in_vain(fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    write(1, "ckpts").rename("half")
+    Path("ckpts/checkpoint-5").mkdir()
+    Path("ckpts/checkpoint-5/config.json").write_text("{}")
+    Path("ckpts/checkpoint-5/model.safetensors").write_bytes(Path("half").read_bytes()[:-4])
+    assert main(["watch", "ckpts", "--once", "--patience", "0", "--quiet"]) == 2
+    assert "checkpoint-5 is not" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_a_hugging_face_folder_needs_no_model_and_may_be_rotated(
     fake: Fake, home: Path, capsys: pytest.CaptureFixture[str]

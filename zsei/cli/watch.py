@@ -104,7 +104,7 @@ def watch(
         from zsei.checkpoint.job import Job
 
         job = Job(
-            run=name, model=_named(model) or _first_model(folder, home, pace, lines),
+            run=name, model=_named(model) or _first_model(folder, home, pace, lines, patience),
             data=groups or None,
             objective=objective, settings=chosen, config=read,
         )  # fmt: skip
@@ -172,11 +172,20 @@ def _run_name(given: str | None, folder: Path) -> str:
         ) from None
 
 
-def _first_model(folder: Path, home: "RunFolder", pace: "Pace", lines: "Lines") -> str:
-    """The model as the first checkpoint says it is; waited for unless --once."""
+def _first_model(
+    folder: Path, home: "RunFolder", pace: "Pace", lines: "Lines", patience: float
+) -> str:
+    """The model as the first whole checkpoint says it is; with --once only a half-written one is
+    waited for.
+
+    Raises:
+        UsageError: None came in time.
+    """
     import time
 
+    from zsei.checkpoint.find import find_checkpoints
     from zsei.checkpoint.first_model import first_model
+    from zsei.errors import UsageError
 
     told = False
     began = time.monotonic()
@@ -184,8 +193,16 @@ def _first_model(folder: Path, home: "RunFolder", pace: "Pace", lines: "Lines") 
         path = first_model(folder, home)
         if path is not None:
             return str(path)
-        if pace.until_idle is not None and time.monotonic() - began >= pace.until_idle:
-            raise _nothing_there(folder)
+        limit = patience if pace.once else pace.until_idle
+        if limit is not None and time.monotonic() - began >= limit:
+            found = find_checkpoints(folder)
+            if not found:
+                raise _nothing_there(folder)
+            raise UsageError(
+                f"Without --model the model is read from a checkpoint that is whole, and none in "
+                f"{str(folder)!r} was within {limit:g} s ({found[0].name} is not). Name the model "
+                "with --model, or wait until one is written."
+            )
         if not told:
             lines.noted(f"Waiting for the first checkpoint in {folder}.")
             told = True
