@@ -19,7 +19,8 @@ def measured(model: nn.Sequential, x: torch.Tensor, y: torch.Tensor) -> SiteMeas
     assert hidden.grad is not None
     taylor = (hidden * hidden.grad).abs().mean(0)
     model.zero_grad()
-    alike = torch.corrcoef(hidden.detach().T + 1e-9 * torch.randn(hidden.shape[1], len(x)))
+    noise = 1e-9 * torch.randn(hidden.shape[1], len(x))  # a dead one has no correlation
+    alike = torch.corrcoef(hidden.detach().T + noise)
     pairs = tuple(
         (i, j, float(alike[i, j]))
         for i in range(len(alike)) for j in range(i + 1, len(alike))
@@ -56,7 +57,7 @@ def test_what_is_made_to_happen_in_training_is_found_and_nothing_else_dies() -> 
                 first.weight[ONE] += 0.5 * (first.weight[OTHER] - first.weight[ONE])
                 first.bias[ONE] += 0.5 * (first.bias[OTHER] - first.bias[ONE])
         site = measured(model, x, y)
-        history = observe(history, epoch, {site.key: list(site.parts["taylor"])})
+        history = observe(history, epoch, {site.key: [v or 0.0 for v in site.parts["taylor"]]})
         series = follow(series, epoch, sites=[site], measurements={}, model={})
     found = {finding.code: finding.message for finding in trends(history, series)}
     assert found["component-dying"] == f"Neuron {DYING} of mlp does next to nothing any more."

@@ -60,7 +60,8 @@ def turns(values: ArrayLike, limits: TurnLimits | None = None) -> Turn:
     is below r, and the share of those that are not low from s on is below r too, each with the
     confidence asked for (`zsei.checkpoint.masks.dead_confidence`, Clopper and Pearson). s is where
     the less sure side is surest; of equal ones the earliest. Rising is the same, read backwards.
-    The last checkpoints must hold a low one at least.
+    It must be so now: more than half of the last nine checkpoints (as many as one side takes) are
+    low beside the highest.
 
     Args:
         values: At least 0, NaN where not measured, [c, u]. Units that were not measured at the last
@@ -130,10 +131,12 @@ def _median(rows: Floats) -> Floats:
 
 
 def _candidates(x: Floats, limits: TurnLimits) -> NDArray[np.int64]:
-    """Units with a low checkpoint among the last ones: of all others nothing can be said."""
+    """Units most of whose last checkpoints are low; the exact look at all would take seconds."""
     least = int(np.ceil(np.log(1 - limits.confidence) / np.log(1 - limits.rare)))
     if len(x) < 2 * least:
         return np.zeros(0, dtype=np.int64)
     highest = np.nan_to_num(x, nan=-np.inf).max(axis=0)
-    lowest = np.nan_to_num(x[-least:], nan=np.inf).min(axis=0)
-    return np.flatnonzero((highest > 0) & (lowest < limits.low * highest))
+    rows = x[-least:]
+    with np.errstate(invalid="ignore"):
+        low = (rows < limits.low * highest).sum(axis=0)
+    return np.flatnonzero((highest > 0) & (2 * low > (~np.isnan(rows)).sum(axis=0)))
