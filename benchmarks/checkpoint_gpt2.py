@@ -78,8 +78,8 @@ def work(folder: Path, share: int, of: int) -> None:
     from zsei.checkpoint.config import CheckpointConfig
     from zsei.checkpoint.contracts import LEVELS
     from zsei.checkpoint.job import Job
-    from zsei.checkpoint.measure import measure
-    from zsei.checkpoint.subjects import Subjects
+    from zsei.checkpoint.measure.measure import measure
+    from zsei.checkpoint.measure.subjects import Subjects
     from zsei.checkpoint.tasks import MeasureTask, Snapshot
     from zsei.settings import Settings
 

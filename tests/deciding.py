@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import nn
 
-from zsei.checkpoint.combine import combine
 from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.contracts import (
     LEVELS,
@@ -14,9 +13,10 @@ from zsei.checkpoint.contracts import (
     SafetyValidation,
     StructuralPruningDecision,
 )  # fmt: skip
-from zsei.checkpoint.decide import decide
+from zsei.checkpoint.decide.decide import decide
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.measure import measure
+from zsei.checkpoint.measure.combine import combine
+from zsei.checkpoint.measure.measure import measure
 from zsei.checkpoint.tasks import DecideTask, MeasureTask, Snapshot
 from zsei.gate.phases import Phase, TrainingRun
 from zsei.settings import Settings

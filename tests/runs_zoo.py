@@ -6,8 +6,8 @@ from typing import cast
 import numpy as np
 
 from zsei.checkpoint.contracts import UnitKind
-from zsei.checkpoint.history import History, observe
-from zsei.checkpoint.series import Series, follow
+from zsei.checkpoint.history.history import History, observe
+from zsei.checkpoint.history.series import Series, follow
 from zsei.checkpoint.tasks import SiteMeasure
 from zsei.records import Measurement
 

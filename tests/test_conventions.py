@@ -164,7 +164,7 @@ def test_starting_loads_nothing_heavy(program: str, forbidden: set[str]) -> None
 
 def test_every_finding_code_has_a_knowledge_card() -> None:
     from zsei.analyzers import ANALYZERS
-    from zsei.checkpoint.trends import CODES
+    from zsei.checkpoint.history.trends import CODES
     from zsei.resources import load_cards
     from zsei.settings import Settings
 

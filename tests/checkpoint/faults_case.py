@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from zsei.checkpoint.analyst import Analyst, Answered
 from zsei.checkpoint.contracts import StructuralPruningDecision
 from zsei.checkpoint.job import Job
+from zsei.checkpoint.measure.subjects import Subjects
 from zsei.checkpoint.run_folder import RunFolder
-from zsei.checkpoint.subjects import Subjects
 from zsei.checkpoint.tasks import DecideTask, MeasureTask, Snapshot
 from zsei.checkpoint.worker import OpenWorker
 from zsei.engines.engine import Engine

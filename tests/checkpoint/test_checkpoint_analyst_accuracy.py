@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from oracles.ranking import kendall_tau_b
 
-from zsei.checkpoint.accuracy import ranking_accuracy
+from zsei.checkpoint.measure.accuracy import ranking_accuracy
 
 Rows = list[tuple[str, int, float, float]]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from zsei.checkpoint.fallbacks import CONFIDENCE, LOST, outcome_of
+from zsei.checkpoint.measure.fallbacks import CONFIDENCE, LOST, outcome_of
 from zsei.checkpoint.tasks import GroupMeasure, MeasureTask, Snapshot, Unreadable
 from zsei.engines.engine import Done, Status
 

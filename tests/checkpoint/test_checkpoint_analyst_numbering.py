@@ -13,8 +13,7 @@ from zsei.checkpoint.contracts import (
     SafetyValidation,
     StructuralPruningDecision,
 )
-from zsei.checkpoint.history import History, observe, tendency
-from zsei.checkpoint.numbering import (
+from zsei.checkpoint.decide.numbering import (
     Cut,
     cut_of,
     original_key,
@@ -23,6 +22,7 @@ from zsei.checkpoint.numbering import (
     original_row,
     smoothed,
 )
+from zsei.checkpoint.history.history import History, observe, tendency
 from zsei.errors import DataError
 from zsei.records import Component
 from zsei.surgery.module_edit import ModuleEdit

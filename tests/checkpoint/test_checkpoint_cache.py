@@ -13,15 +13,15 @@ import torch
 from prepared import SMALL, subject_of
 from torch import Tensor, nn
 
-import zsei.checkpoint.one_pass
-from zsei.checkpoint.cache import FOLDER, open_cache
+import zsei.checkpoint.measure.one_pass
 from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.contracts import LEVELS
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.measure import measure
-from zsei.checkpoint.one_pass import Forward
-from zsei.checkpoint.ready import ready_for
-from zsei.checkpoint.subjects import put_weights
+from zsei.checkpoint.measure.cache import FOLDER, open_cache
+from zsei.checkpoint.measure.measure import measure
+from zsei.checkpoint.measure.one_pass import Forward
+from zsei.checkpoint.measure.ready import ready_for
+from zsei.checkpoint.measure.subjects import put_weights
 from zsei.checkpoint.tasks import GroupMeasure, MeasureTask, Snapshot
 from zsei.subject.objective import Objective
 from zsei.subject.program import model_hash
@@ -76,13 +76,13 @@ def subject() -> Iterator[Subject]:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for every pass over the data."""
     seen: list[int] = []
-    real = zsei.checkpoint.one_pass.collect
+    real = zsei.checkpoint.measure.one_pass.collect
 
     def counted(*arguments: object, **options: object) -> object:
         seen.append(1)
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(zsei.checkpoint.one_pass, "collect", counted)
+    monkeypatch.setattr(zsei.checkpoint.measure.one_pass, "collect", counted)
     return seen
 
 

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracles.choosing import best_of_part, slow_density, slow_left
 
-from zsei.checkpoint.choose import Part, choose, layer_may_go, parameters_left
 from zsei.checkpoint.config import LayerAnalysis
+from zsei.checkpoint.decide.choose import Part, choose, layer_may_go, parameters_left
 from zsei.settings import EditKind
 
 HERE = settings(max_examples=30, deadline=None, derandomize=True, database=None)

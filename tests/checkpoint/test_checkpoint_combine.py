@@ -4,9 +4,9 @@ from itertools import permutations
 
 import pytest
 
-from zsei.checkpoint.combine import combine
 from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.contracts import UnitKind
+from zsei.checkpoint.measure.combine import combine
 from zsei.checkpoint.tasks import GroupMeasure, SiteMeasure
 from zsei.errors import UsageError
 from zsei.records import Component, Measurement

@@ -9,11 +9,11 @@ from deciding import Importance, Measured, measured
 from torch import Tensor
 from zoo import POINTS, Chain
 
-from zsei.checkpoint.choose import parameters_left
 from zsei.checkpoint.contracts import Mode, StructuralPruningDecision
-from zsei.checkpoint.cuttable import cuttable
-from zsei.checkpoint.masks_of import hold, masked_copy
-from zsei.checkpoint.subjects import put_weights
+from zsei.checkpoint.decide.choose import parameters_left
+from zsei.checkpoint.decide.cuttable import cuttable
+from zsei.checkpoint.decide.masks_of import hold, masked_copy
+from zsei.checkpoint.measure.subjects import put_weights
 from zsei.checkpoint.tasks import DecideTask, Snapshot
 from zsei.gate.phases import CAPS, Phase, TrainingRun
 from zsei.settings import Settings

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from zsei.checkpoint.find import find_checkpoints, look_at, numbers_of
-from zsei.checkpoint.settle import Settling
-from zsei.checkpoint.snapshot import read_weights
 from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.find import find_checkpoints, look_at, numbers_of
+from zsei.checkpoint.weights.settle import Settling
+from zsei.checkpoint.weights.snapshot import read_weights
 from zsei.errors import UsageError
 
 NAMES = {

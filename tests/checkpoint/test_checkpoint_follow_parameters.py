@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from zsei.checkpoint.config import CheckpointConfig
-from zsei.checkpoint.follow_parameters import (
+from zsei.checkpoint.history.sketch import empty_sketch, estimate, parameter_keys
+from zsei.checkpoint.measure.follow_parameters import (
     dead_parameters,
     entries_of,
     followed_entries,
     followed_sizes,
     observe_parameters,
 )
-from zsei.checkpoint.sketch import empty_sketch, estimate, parameter_keys
 from zsei.checkpoint.tasks import GroupMeasure
 
 

@@ -7,8 +7,8 @@ import pytest
 from oracles import checkpoints as oracle
 from scipy import stats
 
-from zsei.checkpoint.history import History, merge, observe, tendency, without
-from zsei.checkpoint.history_file import load_history, save_history
+from zsei.checkpoint.history.history import History, merge, observe, tendency, without
+from zsei.checkpoint.history.history_file import load_history, save_history
 from zsei.errors import DataError, MemoryDamaged, OutputError, UsageError
 
 

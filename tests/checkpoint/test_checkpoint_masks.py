@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from oracles import checkpoints as oracle
 
-from zsei.checkpoint.history import History, observe
-from zsei.checkpoint.masks import (
+from zsei.checkpoint.history.history import History, observe
+from zsei.checkpoint.history.masks import (
     DEAD,
     DeadLimits,
     dead_confidence,
     mask_from_history,
     mask_from_sketch,
 )
-from zsei.checkpoint.sketch import Sketch, add, empty_sketch, parameter_keys
+from zsei.checkpoint.history.sketch import Sketch, add, empty_sketch, parameter_keys
 from zsei.errors import UsageError
 
 

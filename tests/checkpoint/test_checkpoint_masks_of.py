@@ -9,7 +9,7 @@ from prepared import family
 from torch import Tensor, nn
 
 from zsei.checkpoint.contracts import TensorMask
-from zsei.checkpoint.masks_of import hold, masked_copy, masks_of
+from zsei.checkpoint.decide.masks_of import hold, masked_copy, masks_of
 from zsei.errors import SurgeryRefused
 from zsei.pruning.places import find_places, sites_left
 from zsei.settings import Settings

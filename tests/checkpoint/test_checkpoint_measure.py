@@ -10,13 +10,13 @@ from oracles import checkpoint_parts as oracle
 from prepared import SMALL, family
 from torch import Tensor, nn
 
-import zsei.checkpoint.one_pass
-from zsei.checkpoint.combine import Combined, combine
+import zsei.checkpoint.measure.one_pass
 from zsei.checkpoint.contracts import LEVELS, Level
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.magnitude import find_slices, magnitudes
-from zsei.checkpoint.measure import measure
-from zsei.checkpoint.ready import ready_for
+from zsei.checkpoint.measure.combine import Combined, combine
+from zsei.checkpoint.measure.magnitude import find_slices, magnitudes
+from zsei.checkpoint.measure.measure import measure
+from zsei.checkpoint.measure.ready import ready_for
 from zsei.checkpoint.tasks import GroupMeasure, MeasureTask, SiteMeasure, Snapshot
 from zsei.subject.prepare import prepare
 from zsei.subject.types import Subject
@@ -173,7 +173,7 @@ def test_basic_looks_at_weights_alone(tmp_path: Path, monkeypatch: pytest.Monkey
     def never(*_: object, **__: object) -> None:
         raise AssertionError("there is no pass")
 
-    monkeypatch.setattr(zsei.checkpoint.one_pass, "collect", never)
+    monkeypatch.setattr(zsei.checkpoint.measure.one_pass, "collect", never)
     job = job_of(subject, tmp_path)
     found = measure(subject, task(0, None, basic=True), job)
     assert found.depth == "basic"

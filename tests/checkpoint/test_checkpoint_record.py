@@ -5,7 +5,6 @@ import pytest
 from memory.memory_records import HashEmbedder, make_record
 
 from zsei.assembly import sealed
-from zsei.checkpoint.combine import Combined
 from zsei.checkpoint.contracts import (
     AttentionHeadTarget,
     ChannelPruningTarget,
@@ -16,6 +15,7 @@ from zsei.checkpoint.contracts import (
     StructuralAnalysisRequest,
     StructuralPruningDecision,
 )
+from zsei.checkpoint.measure.combine import Combined
 from zsei.checkpoint.record import RUN, checkpoint_record
 from zsei.memory.check import check
 from zsei.memory.store import Memory

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from oracles import checkpoints as oracle
 
-from zsei.checkpoint import sketch as tested
-from zsei.checkpoint.sketch import (
+from zsei.checkpoint.history import sketch as tested
+from zsei.checkpoint.history.sketch import (
     Keys,
     Sketch,
     add,

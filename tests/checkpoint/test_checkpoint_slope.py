@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from oracles import over_time as oracle
 
-from zsei.checkpoint.slope import CORRELATIONS, slopes
-from zsei.checkpoint.turning import TurnLimits, turns
+from zsei.checkpoint.history.slope import CORRELATIONS, slopes
+from zsei.checkpoint.history.turning import TurnLimits, turns
 from zsei.errors import DataError, UsageError
 
 

@@ -14,10 +14,10 @@ from factories import tiny_mlp
 from safetensors.torch import save, save_file, save_model
 from torch import Tensor, nn
 
-from zsei.checkpoint.snapshot import prefix_of, read_weights, sha256_of
 from zsei.checkpoint.tasks import Snapshot
-from zsei.checkpoint.weight_files import weight_files
-from zsei.checkpoint.whole import why_not_whole
+from zsei.checkpoint.weights.snapshot import prefix_of, read_weights, sha256_of
+from zsei.checkpoint.weights.weight_files import weight_files
+from zsei.checkpoint.weights.whole import why_not_whole
 from zsei.errors import DataError, ModelError, UnsafeModelError
 
 State = dict[str, Tensor]
@@ -236,7 +236,7 @@ class Tied(nn.Module):
 
 
 def test_tied_weights_may_be_there_once(tmp_path: Path) -> None:
-    from zsei.checkpoint.subjects import put_weights
+    from zsei.checkpoint.measure.subjects import put_weights
 
     model, other = Tied(), Tied()
     save_model(model, str(tmp_path / "a.safetensors"))
@@ -265,7 +265,7 @@ def test_names_that_transformers_changes_are_changed(family: str, tmp_path: Path
     """ViT and Mixtral are saved under names of an older layout; what comes back fits the model."""
     from factories import FAMILIES
 
-    from zsei.checkpoint.subjects import put_weights
+    from zsei.checkpoint.measure.subjects import put_weights
 
     model, _ = FAMILIES[family]()
     model.save_pretrained(tmp_path / "checkpoint-5")  # type: ignore[operator]

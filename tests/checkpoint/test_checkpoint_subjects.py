@@ -10,12 +10,12 @@ from prepared import SMALL
 from safetensors.torch import save
 from torch import Tensor, nn
 
-import zsei.checkpoint.subjects
+import zsei.checkpoint.measure.subjects
 from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.contracts import LEVELS
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.measure import measure
-from zsei.checkpoint.subjects import Subjects, fitting, reads_its_model
+from zsei.checkpoint.measure.measure import measure
+from zsei.checkpoint.measure.subjects import Subjects, fitting, reads_its_model
 from zsei.checkpoint.tasks import MeasureTask, Snapshot
 from zsei.errors import DataError, ModelError
 from zsei.settings import Settings
@@ -128,14 +128,14 @@ def test_another_architecture_takes_the_place_of_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared: list[str] = []
-    real = zsei.checkpoint.subjects.prepare
+    real = zsei.checkpoint.measure.subjects.prepare
 
     def counted(*arguments: object, **options: object) -> object:
         assert subjects._known is None  # never two in memory
         prepared.append("once")
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(zsei.checkpoint.subjects, "prepare", counted)
+    monkeypatch.setattr(zsei.checkpoint.measure.subjects, "prepare", counted)
     cut = ModuleEdit(
         cuts=tuple(TensorCut(name=f"{name}", axis=axis, removed=(0,)) for name, axis in (
             ("conv.weight", 0), ("conv.bias", 0), ("norm.weight", 0), ("norm.bias", 0),

@@ -3,15 +3,15 @@ import pytest
 from oracles import over_time as oracle
 from runs_zoo import Run, noise
 
-from zsei.checkpoint.find_moving import moving
-from zsei.checkpoint.find_training import instability
-from zsei.checkpoint.history import History
-from zsei.checkpoint.series import RECENT, Series, follow
-from zsei.checkpoint.series_file import load_series, save_series
-from zsei.checkpoint.slope import CORRELATIONS
+from zsei.checkpoint.history.find_moving import moving
+from zsei.checkpoint.history.find_training import instability
+from zsei.checkpoint.history.history import History
+from zsei.checkpoint.history.series import RECENT, Series, follow
+from zsei.checkpoint.history.series_file import load_series, save_series
+from zsei.checkpoint.history.slope import CORRELATIONS
+from zsei.checkpoint.history.trend_limits import TrendLimits
+from zsei.checkpoint.history.trends import CODES, trends
 from zsei.checkpoint.tasks import SiteMeasure
-from zsei.checkpoint.trend_limits import TrendLimits
-from zsei.checkpoint.trends import CODES, trends
 from zsei.errors import DataError, MemoryDamaged, UsageError
 from zsei.records import Component, Finding
 

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from zsei.checkpoint.history import History, observe
-from zsei.checkpoint.series import Series, follow
+from zsei.checkpoint.history.history import History, observe
+from zsei.checkpoint.history.series import Series, follow
+from zsei.checkpoint.history.trends import trends
 from zsei.checkpoint.tasks import SiteMeasure
-from zsei.checkpoint.trends import trends
 
 DYING, WAKING, ONE, OTHER = 2, 5, 7, 9
 

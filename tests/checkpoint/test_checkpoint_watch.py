@@ -21,16 +21,16 @@ from zsei.checkpoint.contracts import (
     StructuralAnalysisRequest,
     StructuralPruningDecision,
 )
-from zsei.checkpoint.find import Found
-from zsei.checkpoint.fit import frame_of, why_not_fit
 from zsei.checkpoint.follow import Answered
 from zsei.checkpoint.heartbeat import Pulse
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.run_folder import RunFolder
-from zsei.checkpoint.settle import Settling
-from zsei.checkpoint.snapshot import read_weights
 from zsei.checkpoint.tasks import Snapshot
 from zsei.checkpoint.watch import Pace, Watch, standing, watch
+from zsei.checkpoint.weights.find import Found
+from zsei.checkpoint.weights.fit import frame_of, why_not_fit
+from zsei.checkpoint.weights.settle import Settling
+from zsei.checkpoint.weights.snapshot import read_weights
 from zsei.errors import UsageError
 
 

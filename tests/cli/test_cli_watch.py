@@ -23,8 +23,8 @@ from zsei.checkpoint.contracts import (
 )
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.run_folder import RunFolder
-from zsei.checkpoint.snapshot import read_weights
 from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.snapshot import read_weights
 from zsei.cli import main
 
 

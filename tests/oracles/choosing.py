@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from zsei.checkpoint.choose import Part
+from zsei.checkpoint.decide.choose import Part
 
 Groups = Mapping[str, Collection[int]]
 """Key -> groups that go."""

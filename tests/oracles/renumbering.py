@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from zsei.checkpoint.numbering import Cut
+from zsei.checkpoint.decide.numbering import Cut
 
 Layers = list[tuple[str, dict[str, list[tuple[int, bool]]]]]
 """Layers that are there, by the path they had first: place -> (first number, held at zero)."""

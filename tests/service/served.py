@@ -22,9 +22,9 @@ from zsei.checkpoint.contracts import (
     StructuralPruningDecision,
     request_key,
 )
-from zsei.checkpoint.locate import snapshot_of
 from zsei.checkpoint.run_folder import RunFolder
 from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.locate import snapshot_of
 from zsei.gate.breaker import Breaker
 from zsei.records import Measurement
 from zsei.service.app import Service, build_app

@@ -20,7 +20,7 @@ from zsei.checkpoint.contracts import (
     StructuralPruningDecision,
 )
 from zsei.checkpoint.logs import read_log
-from zsei.checkpoint.subjects import put_weights
+from zsei.checkpoint.measure.subjects import put_weights
 from zsei.errors import UsageError
 from zsei.surgery.module_edit import apply_module_edit
 from zsei.training import beside as beside_module

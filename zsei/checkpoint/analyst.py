@@ -7,15 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from zsei.checkpoint.accuracy import ranking_accuracy
 from zsei.checkpoint.contracts import (
     AnalysisReport,
     ApplicationReport,
     StructuralAnalysisRequest,
     StructuralPruningDecision,
 )
-from zsei.checkpoint.deciding import decided, stage_of
-from zsei.checkpoint.filing import filed, not_approved
+from zsei.checkpoint.decide.deciding import decided, stage_of
+from zsei.checkpoint.decide.filing import filed, not_approved
+from zsei.checkpoint.decide.numbering import Cut
+from zsei.checkpoint.decide.standing import standing_of
+from zsei.checkpoint.history.observing import Observed, as_it_began, observed
+from zsei.checkpoint.history.trends import trends
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.ledger import (
     Ledger,
@@ -25,13 +28,12 @@ from zsei.checkpoint.ledger import (
     with_report,
     with_standing,
 )
-from zsei.checkpoint.measuring import Measured, carried, measure_checkpoint, not_measured
-from zsei.checkpoint.numbering import Cut
-from zsei.checkpoint.observing import Observed, as_it_began, observed
+from zsei.checkpoint.measure.accuracy import ranking_accuracy
+from zsei.checkpoint.measure.measuring import Measured, carried, measure_checkpoint, not_measured
+from zsei.checkpoint.measure.window import Window
 from zsei.checkpoint.record import checkpoint_record
 from zsei.checkpoint.reporting import kept_in_memory, record_before, report_of
 from zsei.checkpoint.run_folder import RunFolder
-from zsei.checkpoint.standing import standing_of
 from zsei.checkpoint.state import (
     KeptAnswer,
     State,
@@ -41,8 +43,6 @@ from zsei.checkpoint.state import (
     save_state,
 )
 from zsei.checkpoint.tasks import Snapshot
-from zsei.checkpoint.trends import trends
-from zsei.checkpoint.window import Window
 from zsei.engines.engine import Engine
 from zsei.errors import OutputError, UsageError, ZseiError
 from zsei.gate.breaker import note_failure, note_success

@@ -29,10 +29,10 @@ from zsei.checkpoint.contracts import (
 from zsei.checkpoint.heartbeat import Pulse, lower_priority
 from zsei.checkpoint.job import Job
 from zsei.checkpoint.letters import Letter, Letters, choose, receive, refusal
-from zsei.checkpoint.locate import snapshot_of
 from zsei.checkpoint.logs import Event, log_event
 from zsei.checkpoint.run_folder import Box, RunFolder
 from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.locate import snapshot_of
 from zsei.checkpoint.words import in_words
 from zsei.checkpoint.worker import OpenWorker
 from zsei.errors import OutputError, ZseiError

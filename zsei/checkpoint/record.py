@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from zsei.assembly import sealed
-from zsei.checkpoint.combine import Combined
 from zsei.checkpoint.contracts import StructuralAnalysisRequest, StructuralPruningDecision
+from zsei.checkpoint.measure.combine import Combined
 from zsei.checkpoint.record_proposals import proposals_of, verdicts_of
 from zsei.records import (
     AnalysisRecord,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from zsei.checkpoint.combine import Combined
 from zsei.checkpoint.config import CheckpointConfig
 from zsei.checkpoint.contracts import (
     AnalysisReport,
@@ -10,10 +9,11 @@ from zsei.checkpoint.contracts import (
     StructuralAnalysisRequest,
     StructuralPruningDecision,
 )
-from zsei.checkpoint.deciding import stage_of
+from zsei.checkpoint.decide.deciding import stage_of
 from zsei.checkpoint.ledger import Ledger, next_due
-from zsei.checkpoint.measuring import Measured
-from zsei.checkpoint.window import Window
+from zsei.checkpoint.measure.combine import Combined
+from zsei.checkpoint.measure.measuring import Measured
+from zsei.checkpoint.measure.window import Window
 from zsei.gate.phases import ALLOWED
 from zsei.memory.store import Memory
 from zsei.records import AnalysisRecord, Measurement

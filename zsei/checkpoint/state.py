@@ -28,12 +28,12 @@ from safetensors.numpy import save
 
 from zsei.checkpoint.config import EleshConfig
 from zsei.checkpoint.contracts import AnalysisReport, StructuralPruningDecision
-from zsei.checkpoint.history import History
-from zsei.checkpoint.history_file import load_history, save_history
+from zsei.checkpoint.history.history import History
+from zsei.checkpoint.history.history_file import load_history, save_history
+from zsei.checkpoint.history.series import Series
+from zsei.checkpoint.history.series_file import load_series, save_series
+from zsei.checkpoint.history.sketch import Sketch, empty_sketch
 from zsei.checkpoint.ledger import Ledger, with_decision
-from zsei.checkpoint.series import Series
-from zsei.checkpoint.series_file import load_series, save_series
-from zsei.checkpoint.sketch import Sketch, empty_sketch
 from zsei.errors import MemoryDamaged, OutputError, UsageError
 from zsei.records import Record
 

@@ -22,7 +22,14 @@ from zsei.checkpoint.contracts import (
     StructuralPruningDecision,
     request_key,
 )
-from zsei.checkpoint.count import (
+from zsei.checkpoint.follow import Answered, Answers, Follower
+from zsei.checkpoint.heartbeat import Pulse
+from zsei.checkpoint.job import Job
+from zsei.checkpoint.letters import letters
+from zsei.checkpoint.logs import Event, log_event
+from zsei.checkpoint.run_folder import RunFolder
+from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.count import (
     Counted,
     begin,
     epoch_of,
@@ -32,17 +39,10 @@ from zsei.checkpoint.count import (
     save_counted,
     seen,
 )
-from zsei.checkpoint.find import Found, find_checkpoints
-from zsei.checkpoint.fit import Frame, why_not_fit
-from zsei.checkpoint.follow import Answered, Answers, Follower
-from zsei.checkpoint.heartbeat import Pulse
-from zsei.checkpoint.job import Job
-from zsei.checkpoint.letters import letters
-from zsei.checkpoint.logs import Event, log_event
-from zsei.checkpoint.run_folder import RunFolder
-from zsei.checkpoint.settle import Settling
-from zsei.checkpoint.snapshot import prefix_of, read_weights
-from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.find import Found, find_checkpoints
+from zsei.checkpoint.weights.fit import Frame, why_not_fit
+from zsei.checkpoint.weights.settle import Settling
+from zsei.checkpoint.weights.snapshot import prefix_of, read_weights
 from zsei.errors import ZseiError
 from zsei.records import digest
 

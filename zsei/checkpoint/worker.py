@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import torch
 
-from zsei.checkpoint.decide import decide
+from zsei.checkpoint.decide.decide import decide
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.measure import measure
-from zsei.checkpoint.subjects import Subjects
+from zsei.checkpoint.measure.measure import measure
+from zsei.checkpoint.measure.subjects import Subjects
 from zsei.checkpoint.tasks import (
     MeasureTask,
     Outline,

@@ -144,8 +144,8 @@ def looked_at(job: "Job", workers: int | None) -> "Estimate":
     import psutil
 
     from zsei.checkpoint.estimate import estimate
-    from zsei.checkpoint.fit import frame_of, layers_of
     from zsei.checkpoint.probe import probe_job
+    from zsei.checkpoint.weights.fit import frame_of, layers_of
     from zsei.subject.load import load_model
 
     assert isinstance(job.model, str)

@@ -11,10 +11,10 @@ from zsei.cli.options import RemoteCode, data_groups, settings
 
 if TYPE_CHECKING:
     from zsei.checkpoint.estimate import Estimate
-    from zsei.checkpoint.fit import Frame
     from zsei.checkpoint.job import Job
     from zsei.checkpoint.run_folder import RunFolder
     from zsei.checkpoint.watch import Pace, Watch
+    from zsei.checkpoint.weights.fit import Frame
     from zsei.cli.watch_lines import Lines
     from zsei.errors import UsageError
 
@@ -79,10 +79,10 @@ def watch(
     from zsei.cli.watch_lines import Lines
 
     with results() as stdout:
-        from zsei.checkpoint.find import find_checkpoints
         from zsei.checkpoint.read_config import read_config
         from zsei.checkpoint.run_folder import RunFolder
         from zsei.checkpoint.watch import Pace
+        from zsei.checkpoint.weights.find import find_checkpoints
 
         found = find_checkpoints(folder)
         if once and not found:
@@ -117,9 +117,9 @@ def _watch(
     from dataclasses import replace
 
     from zsei.checkpoint.analyst import Analyst
-    from zsei.checkpoint.settle import Settling
     from zsei.checkpoint.watch import Watch
     from zsei.checkpoint.watch import watch as follow
+    from zsei.checkpoint.weights.settle import Settling
     from zsei.checkpoint.worker import OpenWorker
     from zsei.engines.open import open_engine
 
@@ -183,8 +183,8 @@ def _first_model(
     """
     import time
 
-    from zsei.checkpoint.find import find_checkpoints
-    from zsei.checkpoint.first_model import first_model
+    from zsei.checkpoint.weights.find import find_checkpoints
+    from zsei.checkpoint.weights.first_model import first_model
     from zsei.errors import UsageError
 
     told = False
@@ -217,8 +217,8 @@ def _named(model: str | None) -> str | None:
 
 
 def _nothing_there(folder: Path) -> "UsageError":
-    from zsei.checkpoint.first_model import has_checkpoints_below
-    from zsei.checkpoint.weight_files import SUFFIXES
+    from zsei.checkpoint.weights.first_model import has_checkpoints_below
+    from zsei.checkpoint.weights.weight_files import SUFFIXES
     from zsei.errors import UsageError
 
     below = has_checkpoints_below(folder)
@@ -238,8 +238,8 @@ def _looked_at(job: "Job", workers: int | None) -> tuple["Frame", "Estimate"]:
     import psutil
 
     from zsei.checkpoint.estimate import estimate
-    from zsei.checkpoint.fit import frame_of, layers_of
     from zsei.checkpoint.probe import probe_job
+    from zsei.checkpoint.weights.fit import frame_of, layers_of
     from zsei.subject.load import load_model
 
     assert isinstance(job.model, str)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from zsei.checkpoint.contracts import StructuralPruningDecision
-    from zsei.checkpoint.find import Found
     from zsei.checkpoint.follow import Answered
+    from zsei.checkpoint.weights.find import Found
 
 SHOWN = 3
 """Findings shown of each checkpoint, worst first."""

@@ -19,11 +19,11 @@ from zsei.checkpoint.contracts import (
     StructuralPruningDecision,
 )
 from zsei.checkpoint.job import Job
-from zsei.checkpoint.locate import snapshot_of
 from zsei.checkpoint.logs import Event, log_event
 from zsei.checkpoint.run_folder import RunFolder
 from zsei.checkpoint.schedule import phase_of
 from zsei.checkpoint.tasks import Snapshot
+from zsei.checkpoint.weights.locate import snapshot_of
 from zsei.errors import OutputError, UsageError
 from zsei.gate.breaker import read_breaker
 from zsei.records import digest

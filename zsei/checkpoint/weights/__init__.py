@@ -1,0 +1,1 @@
+"""Checkpoints as files: which lie in a folder, whether they are whole, and their weights."""
