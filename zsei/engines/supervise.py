@@ -205,6 +205,8 @@ class Supervisor:
         """What follows from a worker's death."""
         self._crew.remove(worker)
         if worker.process.had_grown_too_large():
+            # It ended itself, with nothing more said: it was beyond the limit.
+            worker.peak = max(worker.peak, self._limits.memory_bytes + 1)
             self._too_large(worker, self._limit_of_memory)
         elif worker.state == "starting":
             how = worker.process.how_it_ended()
