@@ -3,6 +3,7 @@
 `Analyst.answer` is the table of contents of this stage: each step is a file.
 """
 
+import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -108,7 +109,7 @@ class Analyst:
         decision, asked = self._decided(window, request, snapshot, measured, seen)
         accuracy = _accuracy(measured)
         record = self._guarded(
-            lambda: self._recorded(request, decision, measured, seen, accuracy), None
+            lambda: self._recorded(window, request, decision, measured, seen, accuracy), None
         )
         ledger = self._after(seen, measured, request, decision, record, asked=asked)
         report = report_of(
@@ -196,6 +197,7 @@ class Analyst:
 
     def _recorded(
         self,
+        window: Window,
         request: StructuralAnalysisRequest,
         decision: StructuralPruningDecision,
         measured: Measured,
@@ -215,6 +217,8 @@ class Analyst:
         record = checkpoint_record(
             measured.combined, found, request, decision, wanted=stage.wanted, phase=stage.phase,
             ranking_accuracy=accuracy, original=seen.original, before=before,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds={"analysis": window.used},
         )  # fmt: skip
         if record is not None and (why := kept_in_memory(record, self.job.settings)):
             self._unsaid.append(why)
