@@ -13,8 +13,7 @@ from zsei.cli.analyze import MODEL_HELP, Objective
 from zsei.cli.options import RemoteCode, data_groups, settings
 
 if TYPE_CHECKING:
-    from zsei.checkpoint.estimate import Estimate
-    from zsei.checkpoint.job import Job
+    pass
 
 
 def serve(
@@ -57,6 +56,7 @@ def serve(
     from zsei.checkpoint.config import CheckpointConfig
     from zsei.checkpoint.job import Job
     from zsei.checkpoint.logs import Event
+    from zsei.checkpoint.outlook import look_ahead
     from zsei.checkpoint.read_config import read_config
     from zsei.cli.output import results
 
@@ -77,7 +77,7 @@ def serve(
         )  # fmt: skip
         folder = checked_folder(checkpoints)
         with only_one(job.settings.home), listen(host, port) as listener:
-            expected = looked_at(job, workers)
+            _, expected = look_ahead(job, workers)
             say(None, Event(event="estimate", why=expected.text()))
             count = workers or expected.workers
             job = replace(job, threads=expected.threads)
@@ -129,36 +129,3 @@ def checked_folder(path: Path) -> Path:
         raise UsageError(
             f"--checkpoints is a folder, and {path} is none ({error.strerror or error})."
         ) from None
-
-
-def looked_at(job: "Job", workers: int | None) -> "Estimate":
-    """What the analysis of a checkpoint will take; model and data are tried with one batch.
-
-    Raises:
-        ZseiError: They cannot be loaded, or do not fit each other.
-    """
-    import os
-    from dataclasses import replace
-    from math import ceil
-
-    import psutil
-
-    from zsei.checkpoint.estimate import estimate
-    from zsei.checkpoint.probe import probe_job
-    from zsei.checkpoint.weights.fit import frame_of, layers_of
-    from zsei.subject.load import load_model
-
-    assert isinstance(job.model, str)
-    loaded = load_model(job.model, job.settings)
-    given = loaded.data if job.data is None else job.data
-    probe = probe_job(replace(job, model=loaded.model, data=given))
-    elesh, config = job.config.elesh, job.config
-    if workers is not None:
-        elesh = elesh.model_copy(update={"analysis_workers_per_gpu": workers})
-        config = config.model_copy(update={"elesh": elesh})
-    layers = layers_of(frame_of(loaded.model))
-    return estimate(
-        probe, config, batches=probe.batches, backwards=job.settings.probes,
-        groups=max(1, ceil(layers / elesh.layers_per_worker)), cores=os.cpu_count() or 1,
-        room_bytes=psutil.virtual_memory().available,
-    )  # fmt: skip

@@ -10,11 +10,9 @@ from zsei.cli.analyze import MODEL_HELP, Objective
 from zsei.cli.options import RemoteCode, data_groups, settings
 
 if TYPE_CHECKING:
-    from zsei.checkpoint.estimate import Estimate
     from zsei.checkpoint.job import Job
     from zsei.checkpoint.run_folder import RunFolder
     from zsei.checkpoint.watch import Pace, Watch
-    from zsei.checkpoint.weights.fit import Frame
     from zsei.cli.watch_lines import Lines
     from zsei.errors import UsageError
 
@@ -117,6 +115,7 @@ def _watch(
     from dataclasses import replace
 
     from zsei.checkpoint.analyst import Analyst
+    from zsei.checkpoint.outlook import look_ahead
     from zsei.checkpoint.watch import Watch
     from zsei.checkpoint.watch import watch as follow
     from zsei.checkpoint.weights.settle import Settling
@@ -124,7 +123,7 @@ def _watch(
     from zsei.engines.open import open_engine
 
     name, address, workers, patience = how
-    frame, seen = _looked_at(job, workers)
+    frame, seen = look_ahead(job, workers)
     lines.noted(seen.text())
     count = workers or seen.workers
     job = replace(job, threads=seen.threads)
@@ -227,36 +226,6 @@ def _nothing_there(folder: Path) -> "UsageError":
         f"Checkpoints are files ending in {', '.join(SUFFIXES)}, or folders as save_pretrained "
         f"writes them, and {str(folder)!r} has none. {fix}"
     )
-
-
-def _looked_at(job: "Job", workers: int | None) -> tuple["Frame", "Estimate"]:
-    """What a checkpoint must look like, and what its analysis will take."""
-    import os
-    from dataclasses import replace
-    from math import ceil
-
-    import psutil
-
-    from zsei.checkpoint.estimate import estimate
-    from zsei.checkpoint.probe import probe_job
-    from zsei.checkpoint.weights.fit import frame_of, layers_of
-    from zsei.subject.load import load_model
-
-    assert isinstance(job.model, str)
-    loaded = load_model(job.model, job.settings)
-    frame = frame_of(loaded.model)
-    given = loaded.data if job.data is None else job.data
-    probe = probe_job(replace(job, model=loaded.model, data=given))
-    elesh = job.config.elesh
-    if workers is not None:
-        job = replace(job, config=job.config.model_copy(update={
-            "elesh": elesh.model_copy(update={"analysis_workers_per_gpu": workers})
-        }))  # fmt: skip
-    return frame, estimate(
-        probe, job.config, batches=probe.batches, backwards=job.settings.probes,
-        groups=max(1, ceil(layers_of(frame) / elesh.layers_per_worker)),
-        cores=os.cpu_count() or 1, room_bytes=psutil.virtual_memory().available,
-    )  # fmt: skip
 
 
 def _far(watched: "Watch") -> str:
