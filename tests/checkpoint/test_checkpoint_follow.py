@@ -365,7 +365,16 @@ def test_the_child_answers_a_real_run_and_leaves_at_its_end(folder: RunFolder) -
     model, data = tiny_mlp()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     job = Job(run="gpt", model=model, data=data)
-    words = [sys.executable, "-m", "zsei.checkpoint.follow", str(folder.path), "--workers", "1"]
+    words = [
+        sys.executable,
+        "-m",
+        "zsei.checkpoint.follow",
+        str(folder.path),
+        "--workers",
+        "1",
+        "--priority",
+        "normal",
+    ]
     with subprocess.Popen(words, stdin=subprocess.PIPE) as child:
         assert child.stdin is not None
         child.stdin.write(cloudpickle.dumps(job))
@@ -395,7 +404,14 @@ def test_the_child_answers_a_real_run_and_leaves_at_its_end(folder: RunFolder) -
 @pytest.mark.long
 @pytest.mark.parametrize("job", [b"no job", b""])
 def test_a_child_that_gets_no_job_says_so(folder: RunFolder, job: bytes) -> None:
-    words = [sys.executable, "-m", "zsei.checkpoint.follow", str(folder.path)]
+    words = [
+        sys.executable,
+        "-m",
+        "zsei.checkpoint.follow",
+        str(folder.path),
+        "--priority",
+        "normal",
+    ]
     ended = subprocess.run(words, input=job, capture_output=True, timeout=60)
     assert ended.returncode == 1
     assert [event.event for event in read_log(folder.log)] == ["stopped"]

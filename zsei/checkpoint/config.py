@@ -181,6 +181,10 @@ class RunConfig(Section):
     ablate_every: int = Field(default=10, ge=0)
     """Every how many epochs the ranking is checked by exact ablation; 0: never."""
     ablate_units: int = Field(default=24, ge=2)
+    priority: Literal["idle", "normal"] = "idle"
+    """Of the processes that analyse: `idle` takes only processor time that nothing else wants, so
+    on a machine that is always busy an analysis may take long. With `lockstep`, where training
+    waits for it, it is `normal` in any case."""
     keep_snapshots: int = Field(default=2, ge=1)
     """Copies of weights kept in the run's folder."""
 

@@ -201,7 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Follow the folder that the command line names, with the job on standard input."""
     given = _arguments(arguments)
     folder = RunFolder(path=given.run.resolve())
-    lower_priority()
+    if given.priority == "idle":
+        lower_priority()
     # Ctrl-C at a terminal reaches the whole group, and what it means is for training to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -227,7 +228,7 @@ def _follow(folder: RunFolder, job: Job, pulse: Pulse, given: argparse.Namespace
     workers = given.workers or min(job.config.elesh.analysis_workers_per_gpu, os.cpu_count() or 1)
     engine = open_engine(
         given.engine, OpenWorker(job=job), workers=workers, address=given.address,
-        threads=job.threads,
+        priority=given.priority, threads=job.threads,
     )  # fmt: skip
     try:
         follower = Follower(
@@ -249,6 +250,7 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--address", help="of the Ray cluster")
+    parser.add_argument("--priority", choices=("idle", "normal"), default="idle")
     parser.add_argument("--workers", type=int, help="worker processes")
     parser.add_argument("--parent", type=int, help="process to leave with, if not the one above")
     return parser.parse_args(given)

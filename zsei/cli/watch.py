@@ -128,7 +128,8 @@ def _watch(
     count = workers or seen.workers
     job = replace(job, threads=seen.threads)
     engine = open_engine(
-        name, OpenWorker(job=job), workers=count, address=address, threads=job.threads
+        name, OpenWorker(job=job), workers=count, address=address,
+        priority=job.config.run.priority, threads=job.threads,
     )  # fmt: skip
     try:
         watched = Watch(

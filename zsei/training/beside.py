@@ -134,7 +134,8 @@ class Beside:
                 objective=objective, settings=settings, config=self.config,
             )  # fmt: skip
             arguments = ["--engine", engine] + (["--address", address] if address else [])
-            self._child = Child(self.folder, job, arguments)
+            priority = "normal" if lockstep else self.config.run.priority
+            self._child = Child(self.folder, job, arguments, priority=priority)
             self._child.keep_alive()
 
     def checkpoint(

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from torch import nn
 
@@ -22,7 +22,7 @@ OUTPUT = "analysis.log"
 
 
 class Child:
-    """`python -m zsei.checkpoint.follow`, with the lowest priority and without a GPU.
+    """`python -m zsei.checkpoint.follow`, without a GPU.
 
     The job lies in a file without a name that the child reads as its standard input: training does
     not wait for it to be read, and a child that is started again finds it there.
@@ -31,6 +31,7 @@ class Child:
         folder: Of the run.
         job: What is analysed.
         arguments: More of the child's own, such as `--engine ray`.
+        priority: `idle` takes only processor time that nothing else wants.
         command: What to run; the folder and the arguments follow.
     """
 
@@ -40,12 +41,14 @@ class Child:
         job: Job,
         arguments: Sequence[str] = (),
         *,
+        priority: Literal["idle", "normal"] = "idle",
         command: Sequence[str] = (sys.executable, "-m", "zsei.checkpoint.follow"),
     ) -> None:
         import cloudpickle
 
         self._folder = folder
-        self._command = [*command, str(folder.path), *arguments]
+        self._idle = priority == "idle"
+        self._command = [*command, str(folder.path), "--priority", priority, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self.restarts = -1
         self._job: IO[bytes] = tempfile.TemporaryFile(dir=folder.path)  # noqa: SIM115
@@ -78,7 +81,8 @@ class Child:
                 env=_environment(),
                 close_fds=True,
             )
-        _give_way(self._process.pid)
+        if self._idle:
+            _give_way(self._process.pid)
         return True
 
     def leave(self, seconds: float) -> bool:
