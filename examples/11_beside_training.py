@@ -64,8 +64,8 @@ def gpt() -> Lesson:
         return F.cross_entropy(logits.flatten(0, 1), rows[0][:, 1:].flatten())
 
     return Lesson(
-        make=lambda: GPT2LMHeadModel(config), loss=loss, train=[windows[256:816]],
-        validation=[windows[:256]], batch=16, shown={"input_ids": windows[816:1072]},
+        make=lambda: GPT2LMHeadModel(config), loss=loss, train=[windows[256:704]],
+        validation=[windows[:256]], batch=16, shown={"input_ids": windows[704:960]},
     )  # fmt: skip
 
 

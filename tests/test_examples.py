@@ -20,10 +20,13 @@ EXPECTED = {
     "07_vision.py": ("resolution needed: ", "places"),
     "08_series.py": ("from the leader's past", "useful horizon"),
     "09_prune.py": ("<- accepted", "parameters became"),
+    "11_beside_training.py": ("gpt: seed, parameters left", "mean ", "curves: "),
     "13_coordinator.py": ("applied: ", "the same decisions", "100% with a result"),
 }
 
 
+ARGUMENTS = {"11_beside_training.py": ("gpt", "20", "1")}
+"""One small training instead of twelve long ones."""
 QUICK = {"ZSEI_RANDOM_PATHS": "5", "ZSEI_HALVES": "false", "ZSEI_SAMPLES": "64"}
 """Less than a reader gets, where an example does not say itself: what is asked for here does not
 rest on it."""
@@ -34,10 +37,10 @@ def test_every_example_is_expected() -> None:
 
 
 LONG = (
-    "01_first_analysis.py", "03_ask.py", "05_edges.py", "06_language.py", "07_vision.py",
-    "08_series.py", "09_prune.py", "13_coordinator.py",
+    "01_first_analysis.py", "03_ask.py", "04_with_an_llm.py", "05_edges.py", "06_language.py",
+    "07_vision.py", "08_series.py", "09_prune.py", "11_beside_training.py", "13_coordinator.py",
 )  # fmt: skip
-"""Two minutes together; what they show, the demonstration and other tests run too."""
+"""Minutes together; what they show, the demonstration and other tests run too."""
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ LONG = (
 def test_example_runs(name: str, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "ZSEI_LLM"}
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name)], cwd=tmp_path, capture_output=True, text=True,
+        [sys.executable, str(EXAMPLES / name), *ARGUMENTS.get(name, ())], cwd=tmp_path, capture_output=True, text=True,
         timeout=300, check=False,
         env=environment | QUICK | {"ZSEI_HOME": str(tmp_path / "home")},
     )  # fmt: skip
