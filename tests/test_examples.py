@@ -49,8 +49,8 @@ LONG = (
 def test_example_runs(name: str, tmp_path: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if k != "ZSEI_LLM"}
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *ARGUMENTS.get(name, ())], cwd=tmp_path, capture_output=True, text=True,
-        timeout=300, check=False,
+        [sys.executable, str(EXAMPLES / name), *ARGUMENTS.get(name, ())], cwd=tmp_path,
+        capture_output=True, text=True, timeout=300, check=False,
         env=environment | QUICK | {"ZSEI_HOME": str(tmp_path / "home")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
