@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from cut_cases import CASES, bits, decision_of, mlp, train
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zsei.errors import ModelError
+from zsei.surgery.module_edit import Attribute, ModuleEdit, TensorCut
 from zsei.training import undo as undo_module
 from zsei.training.apply import apply_decision
 
@@ -103,3 +105,39 @@ def test_a_full_disk_refuses_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyP
     done = apply_decision(model, optimizer, decision_of(edit), folder=tmp_path / "file")
     assert (done.outcome, "nothing was cut" in done.reason) == ("refused", True)
     assert bits(model) == before
+
+
+def test_running_statistics_come_with_a_removal_and_go_with_it() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(),
+              nn.Conv2d(4, 2, 3, bias=False), nn.BatchNorm2d(2))  # fmt: skip
+    model = nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cuts = tuple(
+        TensorCut(name=name, axis=axis, removed=(1,))
+        for name, axis in (("0.weight", 0), ("1.weight", 0), ("1.bias", 0), ("1.running_mean", 0),
+                           ("1.running_var", 0), ("3.weight", 1))
+    )  # fmt: skip
+    edit = ModuleEdit(cuts=cuts, attributes=(
+        Attribute(module="0", name="out_channels", value=3),
+        Attribute(module="1", name="num_features", value=3),
+        Attribute(module="3", name="in_channels", value=3),
+    ))  # fmt: skip
+    values = {"4.running_mean": (0.25, -1.0), "1.running_mean": (0.5, 0.5, 0.5)}
+    wrong = decision_of(edit).model_copy(update={"buffers": {"4.running_mean": (1.0,)}})
+    refused = apply_decision(model, optimizer, wrong)
+    assert refused.outcome == "refused"
+    assert "`4.running_mean` has 2 there and 1 arrived" in refused.reason
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
+
+    applied = apply_decision(
+        model, optimizer, decision_of(edit).model_copy(update={"buffers": values})
+    )
+    assert applied.outcome == "applied", applied.reason
+    for name, value in values.items():
+        assert model.get_buffer(name).tolist() == list(value)
+    model.train()(torch.randn(2, 1, 8, 8)).sum().backward()
+    optimizer.step()
+    applied.roll_back()
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())

@@ -146,6 +146,8 @@ class StructuralPruningDecision(Message):
     """The cut by parameter name; None when nothing goes or the class cannot be edited."""
     masks: PruningMasks = PruningMasks()
     """The same cut as what to hold at zero, and the parameters that are dead already."""
+    buffers: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Running statistics of batch norms that a removal changes: name -> value after the cut."""
     depth: Depth = "full"
     """How far the analysis behind it came."""
     confidence: float = Field(default=1.0, ge=0, le=1)

@@ -1,6 +1,6 @@
 """Carries out a decision on a model in training: all of it, or nothing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from zsei.checkpoint.contracts import ApplicationReport, Mode, StructuralPruning
 from zsei.errors import SurgeryRefused, ZseiError
 from zsei.subject.program import parameter_count
 from zsei.training.averages import cut_average
-from zsei.training.changes import carry_out
+from zsei.training.changes import Entries, carry_out
 from zsei.training.cut import prepare_cut
 from zsei.training.mask import Held, as_masks, hold_at_zero
 from zsei.training.optimizer import check_complete, cut_optimizer, plain
@@ -163,9 +163,27 @@ def _do(
         changes += cut_optimizer(optimizer, cut)
     for average in averages:
         changes += cut_average(average, model, decision.edit, cut)
+    changes += _statistics(model, decision)
     undo = remember(model, optimizers, averages, replaced=cut.tensors, folder=folder)
     undo.structure = (*carry_out(changes), *undo.structure)
     return undo, None
+
+
+def _statistics(model: nn.Module, decision: StructuralPruningDecision) -> Iterator[Entries]:
+    """The running statistics that come with a cut, as changes that follow it."""
+    gone = {cut.name: len(cut.removed) for cut in decision.edit.cuts} if decision.edit else {}
+    for name, values in decision.buffers.items():
+        path, _, leaf = name.rpartition(".")
+        known = model.get_submodule(path)._buffers.get(leaf)
+        left = None if known is None else known.numel() - gone.get(name, 0)
+        if known is None or left != len(values):
+            raise SurgeryRefused(
+                f"A decision names the statistics as they are behind the cut; `{name}` has "
+                f"{'no buffer' if left is None else left} there and {len(values)} arrived. Ask "
+                "about the model as it is now."
+            )
+        value = torch.tensor(values, dtype=known.dtype, device=known.device)
+        yield Entries(place=model.get_submodule(path)._buffers, values={leaf: value})
 
 
 def _check(decision: StructuralPruningDecision, model: nn.Module) -> None:

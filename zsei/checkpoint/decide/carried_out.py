@@ -7,6 +7,7 @@ from functools import cached_property
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from zsei.checkpoint.decide.running_statistics import put_statistics, renewed_statistics
 from zsei.checkpoint.measure.subjects import put_weights
 from zsei.errors import SurgeryRefused
 from zsei.gate.artefact import pt2_round_trip
@@ -15,7 +16,7 @@ from zsei.subject.types import Subject
 from zsei.surgery.edits import Edit
 from zsei.surgery.module_edit import ModuleEdit, apply_module_edit
 from zsei.surgery.module_form import edit_module, run
-from zsei.surgery.program_form import plan_edits
+from zsei.surgery.program_form import edit_program, plan_edits
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +27,9 @@ class CarriedOut:
     edits: tuple[Edit, ...]
     inputs: tuple[Tensor, ...]
     """Of the shapes the program was exported with."""
+    renews: bool = True
+    """Whether the running statistics of batch norms follow the cut; not where units stay and are
+    held at zero."""
 
     @property
     def edit(self) -> ModuleEdit | None:
@@ -36,6 +40,19 @@ class CarriedOut:
     def refusal(self) -> str:
         """Why the class cannot be edited; empty when it can."""
         return self._made if isinstance(self._made, str) else ""
+
+    @cached_property
+    def buffers(self) -> dict[str, Tensor]:
+        """Running statistics behind the cut, those that change (`renewed_statistics`)."""
+        original = self.subject.program
+        if not self.renews or original is None:
+            return {}
+        edited = edit_program(original, self.edits)
+        return renewed_statistics(original, edited, self.edits, self.subject.calibration)
+
+    def program(self, program: Program, edits: Sequence[Edit]) -> Program:
+        """A program of this model with the cut as it will be. (`zsei.gate.trial.EditProgram`)"""
+        return put_statistics(edit_program(program, edits), self.buffers)
 
     @cached_property
     def parameters(self) -> int:
@@ -58,7 +75,7 @@ class CarriedOut:
         again = apply_module_edit(
             self.subject.model, ModuleEdit.model_validate_json(edit.model_dump_json())
         ).eval()
-        put_weights(again, load(save(_unshared(smaller))))
+        put_weights(again, load(save(_unshared(smaller) | self.buffers)))
         return lambda *given: run(again, self.subject.input_names, given)
 
     @cached_property

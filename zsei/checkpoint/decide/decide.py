@@ -3,6 +3,8 @@
 The cut is judged as it will be carried out: its units simply gone, which is the same as held at
 zero. No mean is folded into a bias and no weight makes up for them. Training goes on, so when a
 decision is carried out the weights have moved, and values fitted to this checkpoint would be wrong.
+Running statistics of batch norms, which training would renew by itself, follow a removal
+(`zsei.checkpoint.decide.running_statistics`).
 """
 
 from collections.abc import Collection
@@ -170,6 +172,7 @@ def _try(
             subject=subject,
             edits=places.edits(chosen, places.held),
             inputs=example_inputs(subject),
+            renews=task.decision.mode != "mask",
         )
         proposal = Proposal(
             id=decision_id(question, targets), strategy="checkpoint", components=targets.components
@@ -181,7 +184,7 @@ def _try(
         run = replace(task.training, parameters=task.training.parameters - unread)
         trial = try_edits(
             subject, proposal, "layers", cut.edits, baseline, settings, run=run,
-            round_trip=cut.round_trip,
+            round_trip=cut.round_trip, edit=cut.program,
         )  # fmt: skip
         tried = Tried(
             chosen=chosen, targets=targets, cut=cut, verdict=trial.verdict, number=number + 1

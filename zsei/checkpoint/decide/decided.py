@@ -68,7 +68,9 @@ def answered(question: Question, tried: Tried) -> StructuralPruningDecision:
         reason = f"it cannot be held at zero: {unmasked}"
     elif mode == "observe":
         reason = "observe only"
-    return _filled(question, reason, tried, {"edit": cut.edit, "masks": masks})
+    buffers = {name: tuple(value.tolist()) for name, value in cut.buffers.items()}
+    made = {"edit": cut.edit, "masks": masks, "buffers": buffers}
+    return _filled(question, reason, tried, made)
 
 
 def nothing_goes(question: Question, reason: str) -> StructuralPruningDecision:
