@@ -70,12 +70,13 @@ def gpt() -> Lesson:
 
 
 def cnn() -> Lesson:
-    """Three convolutions that learn to read digits from few examples."""
+    """Three convolutions that learn to read digits under noise from few examples."""
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(digits.target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     images, labels = images[order], labels[order]
+    images += 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
 
     def block(width_in: int, width_out: int) -> list[nn.Module]:
         convolution = nn.Conv2d(width_in, width_out, 3, padding=1, bias=False)
@@ -87,8 +88,8 @@ def cnn() -> Lesson:
 
     return Lesson(
         make=make, loss=lambda model, rows: F.cross_entropy(model(rows[0]), rows[1]),
-        train=[images[:600], labels[:600]], validation=[images[1112:], labels[1112:]], batch=32,
-        shown={"input": images[600:1112], "labels": labels[600:1112]},
+        train=[images[:500], labels[:500]], validation=[images[1300:], labels[1300:]], batch=32,
+        shown={"input": images[500:1300], "labels": labels[500:1300]},
     )  # fmt: skip
 
 
@@ -116,7 +117,7 @@ def train(lesson: Lesson, *, epochs: int, seed: int, home: Path | None) -> Run:
     beside = home and Beside(
         model, optimizer, lesson.shown, run=f"{home.name}-{seed}", folder=home / str(seed),
         config=schedule(epochs), lockstep=True,
-        settings=Settings(home=home / "memory", samples=256),
+        settings=Settings(home=home / "memory", samples=800, rounds=4),
     )  # fmt: skip
     losses, parameters, done = [], [], []
     for epoch in range(1, epochs + 1):
