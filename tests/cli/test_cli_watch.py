@@ -154,6 +154,7 @@ def test_every_option_is_passed_on(fake: Fake, home: Path) -> None:
     assert job.settings.home == home.resolve()
     assert fake.opened == {
         "name": "ray", "workers": 3, "address": "ray://127.0.0.1:1", "threads": job.threads,
+        "priority": "idle",
     }  # fmt: skip
     assert fake.asked[0].parameters.mode == "remove"
     assert (home / "runs" / "gpt" / "decisions" / "000001.json").exists()

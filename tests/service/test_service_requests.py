@@ -289,7 +289,7 @@ def test_many_at_once_find_no_fault(tmp_path: Path, count: int) -> None:
         with ThreadPoolExecutor(8) as pool:
             codes = list(pool.map(one, range(count)))
         assert set(codes) <= {200, 201, 202, 404, 409, 429}
-        taken = [n for n, code in enumerate(codes) if n % 5 > 2 and code == 202]
+        taken = [n for n, code in enumerate(codes) if n % 5 > 2 and code in (200, 202)]
         for number in taken:
             s.decided(f"run-{number % 8}-{number // 8 + 1}")
         assert len(s.script.asked) == len(taken)

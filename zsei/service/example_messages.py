@@ -59,7 +59,7 @@ DECISION = StructuralPruningDecision(
         phase="conservative", tried=1, breaker="the circuit breaker is closed",
         verdict=Verdict(
             proposal_id=_DECISION, outcome="accepted", reason="inside the limits",
-            bounds=(Measurement(name="accuracy_drop", value=0.004, n=256, note="limit 0.02"),),
+            bounds=(Measurement(name="divergence", value=0.004, n=256, note="limit 0.05"),),
         ),
     ),
     edit=ModuleEdit(
@@ -84,7 +84,7 @@ APPLIED = ApplicationReport(
 REPORT = AnalysisReport(
     request_id="digits-31", idempotency_key=_KEY, run="digits", epoch=31, depth="full",
     confidence=1.0, record_id="a-0f1e2d3c4b5a", seconds=12.5, peak_memory_bytes=612_000_000,
-    ranking_accuracy=Measurement(name="kendall_tau", value=0.93, n=24),
+    ranking_accuracy=Measurement(name="ranking_accuracy", value=0.93, unit="Kendall", n=24),
     importance=(
         ChannelImportanceData(
             layer_name="first", kind="neuron", importance=(0.4, 0.6),
