@@ -18,10 +18,10 @@ LIST_OF_TYPES = "records.py"
 """The one file that may be longer: the types that cross stages are read side by side."""
 
 STAGES = (
-    "records", "errors", "settings", "cards", "resources", "clock", "llm", "subject", "trace",
-    "measures", "graph", "importance", "analyzers", "surgery", "strategies", "gate", "pruning",
-    "advice", "memory", "report", "engines", "assembly", "checkpoint", "training", "pipeline",
-    "chat", "service", "cli",
+    "records", "errors", "settings", "cards", "resources", "clock", "timing", "llm", "subject",
+    "trace", "measures", "graph", "importance", "analyzers", "surgery", "strategies", "gate",
+    "pruning", "profiling", "speedups", "speed", "claims", "advice", "memory", "report", "engines",
+    "assembly", "checkpoint", "training", "pipeline", "chat", "service", "cli",
 )  # fmt: skip
 """A module imports from its own stage and from those left of it."""
 

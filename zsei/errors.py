@@ -8,6 +8,8 @@ ZseiError                    exit code 1 unless said otherwise
 ├── DataError                   data is empty, too small, or does not fit the model
 ├── ObjectiveError              the objective does not fit the model or the data
 ├── ExportError                 torch.export cannot turn the model into one program
+├── DeviceError                 a device that is asked for is not there
+├── SpeedUpRefused              a speed-up that this model, machine or installation cannot have
 ├── SurgeryRefused              an edit that cannot be proven; names the call that stopped it
 ├── CardError                   an agent, prompt or knowledge card is malformed
 ├── LLMError                    the language model failed; rules stand in (exit code 4)
@@ -58,6 +60,14 @@ class ObjectiveError(ZseiError):
 
 class ExportError(ZseiError):
     """The model cannot be exported as one program."""
+
+
+class DeviceError(ZseiError):
+    """A device that is asked for is not there."""
+
+
+class SpeedUpRefused(ZseiError):
+    """A speed-up that this model, machine or installation cannot have; nothing was changed."""
 
 
 class SurgeryRefused(ZseiError):

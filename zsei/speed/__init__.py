@@ -1,0 +1,1 @@
+"""Speed-ups measured on a model: each alone, then those that held together."""

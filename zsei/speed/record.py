@@ -1,0 +1,106 @@
+"""What a measurement of speed-ups found: each alone, all together, and what to set."""
+
+from pydantic import Field
+
+from zsei.records import Failure, Measurement, Record, Verdict
+from zsei.speedups.speedup import Step
+from zsei.timing.interval import Interval
+
+
+class Trial(Record):
+    """Some steps, measured against the baseline."""
+
+    id: str
+    """Hash of the steps; the verdict's `proposal_id`."""
+    steps: tuple[Step, ...]
+    exact: bool
+    """Whether every step promises the same outputs within 1e-5."""
+    verdict: Verdict
+    """Of the gate: outputs and quality, then whether it is faster at all."""
+    speed_up: Interval | None = None
+    """Baseline time / time, over interleaved rounds; None where it never ran."""
+    seconds: Interval | None = None
+    """Of one batch."""
+    measurements: tuple[Measurement, ...] = ()
+    """difference (largest, relative), mean_cosine, divergence, peak_bytes and the baseline's,
+    prepare_seconds (compiling, converting)."""
+
+
+class PartTime(Record):
+    """Where the time of one part of the model went, and what the combination made of it."""
+
+    component: str
+    baseline: float
+    """Seconds a batch."""
+    predicted: float
+    """Baseline x the product of the ratios each single step reached on this part."""
+    combined: float | None
+    """Measured with all steps; None where the combination runs the model as one opaque piece."""
+
+
+class Combination(Record):
+    """All accepted steps together, beside the product of their single speed-ups."""
+
+    trial: Trial
+    order: tuple[Step, ...]
+    """In the order in which they were added."""
+    left_out: tuple[Failure, ...] = ()
+    """Steps accepted alone and not kept together, each with what was measured."""
+    product: float
+    """Of the single speed-ups of the steps kept: what multiplying would have claimed. It is no
+    measurement."""
+    parts: tuple[PartTime, ...] = ()
+    explanation: str = ""
+    """Where the difference between product and measurement lies, in words made of these numbers."""
+
+
+class SpeedSettings(Record):
+    """The settings file: what `zsei.load` applies."""
+
+    schema_version: int = 1
+    model: str
+    """As the user named it; what `zsei.load(FILE)` loads."""
+    model_hash: str
+    device: str
+    """`cpu` or `cuda`."""
+    steps: tuple[Step, ...]
+    speed_up: Interval | None = None
+    measured_on: str = ""
+    """Processor or card, and threads of the baseline."""
+    versions: dict[str, str] = Field(default_factory=dict)
+
+
+class SpeedRecord(Record):
+    """One measurement of speed-ups, whole. Nearly all of it comes from a clock."""
+
+    schema_version: int = 1
+    id: str
+    """Hash of what was asked, without what clocks said."""
+    model: str
+    model_class: str
+    model_hash: str
+    parameters: int
+    versions: dict[str, str]
+    seed: int
+    objective: str
+    metric: str
+    safety: str
+    device: str
+    """`cpu` or `cuda:0`."""
+    device_name: str
+    threads: int
+    use: str = "inference"
+    samples: int
+    batch_size: int
+    lengths: tuple[int, ...] = ()
+    """Real length of every timed sample, where samples have one."""
+    baseline: Interval
+    """Seconds of one batch: eager attention, float32, padded to the longest of the batch."""
+    alone: tuple[Trial, ...]
+    together: Combination | None = None
+    refused: tuple[Failure, ...] = ()
+    """Speed-ups that this model, machine or installation cannot have, and why."""
+    settings: SpeedSettings | None = None
+    """None when nothing was accepted."""
+    command: str = ""
+    created: str = ""

@@ -1,0 +1,38 @@
+"""The shelf of speed-ups: other ways to run the same model, one per file."""
+
+from collections.abc import Sequence
+
+from zsei.errors import UsageError
+from zsei.speedups.inference_mode import InferenceMode
+from zsei.speedups.runnable import Runnable, bare
+from zsei.speedups.speedup import SpeedUp, Step, params_of
+from zsei.speedups.workload import Workload
+
+SPEED_UPS: tuple[SpeedUp, ...] = (InferenceMode(),)
+
+
+def find_speed_up(name: str) -> SpeedUp:
+    """The speed-up of this name.
+
+    Raises:
+        UsageError: There is none; the message lists those there are.
+    """
+    for speedup in SPEED_UPS:
+        if speedup.name == name:
+            return speedup
+    known = ", ".join(speedup.name for speedup in SPEED_UPS)
+    raise UsageError(f"A speed-up must be one of {known}; {name!r} is none of them.")
+
+
+def carry_out(steps: Sequence[Step], workload: Workload) -> Runnable:
+    """The workload's model with all steps carried out, each in its place (`SpeedUp.order`).
+
+    Raises:
+        UsageError: A step names no speed-up, or its parameters do not fit.
+        SpeedUpRefused: One of them cannot be carried out on this model, or after the others.
+    """
+    found = [(find_speed_up(step.speedup), step) for step in steps]
+    runnable = bare(workload.model, workload.input_names)
+    for speedup, step in sorted(found, key=lambda pair: pair[0].order):
+        runnable = speedup.apply(runnable, params_of(speedup, step), workload)
+    return runnable
