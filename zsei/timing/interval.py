@@ -46,7 +46,7 @@ def median_interval(
     return float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[n - rank])
 
 
-def interval_of(values: Sequence[float], confidence: float = 0.9) -> Interval:
+def interval_of(values: Sequence[float] | NDArray[np.float64], confidence: float = 0.9) -> Interval:
     """The median of some values with its interval (`median_interval`)."""
     median, low, high = median_interval(np.asarray(values, dtype=np.float64), confidence)
     return Interval(median=median, low=low, high=high, n=len(values), confidence=confidence)
