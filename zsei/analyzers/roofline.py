@@ -21,8 +21,9 @@ class Roofline:
     share of the measured time in bands.
 
     Formula: arithmetic_intensity = operations for a batch / bytes its calls read and write,
-    parameters once. ridge = operations per second of a 512 x 512 matrix product / bytes per second
-    of a sum of two vectors of 32 MiB, each the best of five, on as many threads as the model.
+    parameters once. ridge = operations per second of a float32 product of 1024 x 1024 matrices /
+    bytes per second of a sum of two vectors of 32 MiB, each the best of five, on as many threads as
+    the model.
     Compute-bound above the ridge, memory-bound below. roofline_share = operations a second that the
     part reached / min(peak, intensity x bandwidth). Bands of the time: over 20 % now, 10 to 20 %
     next, 5 to 10 % later, under 5 % not worth it. Severity: 0, for it describes.
