@@ -30,6 +30,11 @@ LIMITS: dict[EditKind, dict[SafetyLevel, tuple[float, float]]] = {
 *fidelity*: (1 - agreement, mean divergence)."""
 
 
+SPEED_BOUNDS = {"embedding": 1e-3, "logits": 1e-2, "values": 1e-2}
+"""Largest mean divergence of a speed-up that is not exact, by kind of output: 1 - cos (so a mean
+cosine of 0.999), nats, relative L2."""
+
+
 class LLMSettings(BaseModel):
     """How the language model is called."""
 
@@ -140,6 +145,9 @@ class Settings(BaseSettings):
     max_drop: float | None = Field(default=None, gt=0, lt=1)
     """The user's own limit, in the place of both limits of the safety level: largest drop of the
     score (of the loss, relatively, where there is no score), or mean divergence without labels."""
+    max_divergence: float | None = Field(default=None, gt=0)
+    """Largest mean divergence of a speed-up that is not exact, in the unit of the objective's
+    metric; None takes `SPEED_BOUNDS`."""
     latency_limit: float | None = Field(default=None, gt=0)
     """Largest latency ratio after / before that is accepted; None lets no clock decide."""
     max_proposals: int = Field(default=6, ge=0)

@@ -136,19 +136,21 @@ def _sample(name: str, values: Floats, unit: str = "") -> Measurement:
 
 def _before(evidence: Evidence) -> tuple[Measurement, ...]:
     quality = evidence.quality
-    return (*_costs(evidence.before), *(_scored(quality, 0) if quality and quality.n else ()))
+    return (*_costs(evidence.before), *(scored(quality, 0) if quality and quality.n else ()))
 
 
 def _after(evidence: Evidence) -> tuple[Measurement, ...]:
     quality = evidence.quality
     found = () if evidence.after is None else _costs(evidence.after)
-    if quality is None or quality.n == 0:
-        return found
+    return found if quality is None or quality.n == 0 else (*found, *answered(quality))
+
+
+def answered(quality: Quality) -> tuple[Measurement, ...]:
+    """What became of the answers: divergence, agreement, loss and score."""
     unit = {"logits": "nats", "embedding": "1 - cos", "values": "relative L2"}[quality.output]
     tail = float(np.quantile(quality.divergence, 0.95))
     worst = float(quality.divergence.max())
     return (
-        *found,
         _sample("divergence", quality.divergence, unit),
         Measurement(
             name="divergence_p95", value=tail, unit=unit, n=quality.n,
@@ -160,11 +162,11 @@ def _after(evidence: Evidence) -> tuple[Measurement, ...]:
             name="agreement", value=None, state="could not tell", n=quality.n,
             note="outputs that decide nothing cannot agree",
         ),
-        *_scored(quality, 1),
+        *scored(quality, 1),
     )  # fmt: skip
 
 
-def _scored(quality: Quality, side: Literal[0, 1]) -> tuple[Measurement, ...]:
+def scored(quality: Quality, side: Literal[0, 1]) -> tuple[Measurement, ...]:
     """Loss and score of the original (side 0) or of the edited model (side 1)."""
     step = quality.stride
     found = []

@@ -11,27 +11,29 @@ from zsei.speedups.workload import Workload
 SPEED_UPS: tuple[SpeedUp, ...] = (InferenceMode(),)
 
 
-def find_speed_up(name: str) -> SpeedUp:
-    """The speed-up of this name.
+def find_speed_up(name: str, shelf: Sequence[SpeedUp] = SPEED_UPS) -> SpeedUp:
+    """The speed-up of this name on a shelf.
 
     Raises:
         UsageError: There is none; the message lists those there are.
     """
-    for speedup in SPEED_UPS:
+    for speedup in shelf:
         if speedup.name == name:
             return speedup
-    known = ", ".join(speedup.name for speedup in SPEED_UPS)
+    known = ", ".join(speedup.name for speedup in shelf)
     raise UsageError(f"A speed-up must be one of {known}; {name!r} is none of them.")
 
 
-def carry_out(steps: Sequence[Step], workload: Workload) -> Runnable:
+def carry_out(
+    steps: Sequence[Step], workload: Workload, shelf: Sequence[SpeedUp] = SPEED_UPS
+) -> Runnable:
     """The workload's model with all steps carried out, each in its place (`SpeedUp.order`).
 
     Raises:
         UsageError: A step names no speed-up, or its parameters do not fit.
         SpeedUpRefused: One of them cannot be carried out on this model, or after the others.
     """
-    found = [(find_speed_up(step.speedup), step) for step in steps]
+    found = [(find_speed_up(step.speedup, shelf), step) for step in steps]
     runnable = bare(workload.model, workload.input_names)
     for speedup, step in sorted(found, key=lambda pair: pair[0].order):
         runnable = speedup.apply(runnable, params_of(speedup, step), workload)

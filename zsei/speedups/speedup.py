@@ -5,14 +5,12 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from zsei.errors import UsageError
+from zsei.gate.speed import EXACT as EXACT
 from zsei.records import Record
 from zsei.speedups.runnable import Runnable
 from zsei.speedups.workload import Workload
 
 Use = Literal["inference", "training"]
-EXACT = 1e-5
-"""Largest difference of outputs where a speed-up is exact, relative to the largest output (at
-least 1)."""
 
 
 class Params(BaseModel):
