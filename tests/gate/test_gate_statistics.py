@@ -7,7 +7,8 @@ from oracles import bootstrap as oracle
 
 from zsei.gate import statistics
 from zsei.gate.criteria import spearman
-from zsei.gate.statistics import binomial_upper_bound, median_interval, upper_bound
+from zsei.gate.statistics import binomial_upper_bound, upper_bound
+from zsei.timing.interval import median_interval
 
 
 def samples(kind: str, n: int, seed: int) -> np.ndarray:

@@ -3,15 +3,15 @@
 They decide nothing, unless the user sets a limit in time (setting `latency_limit`).
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from zsei.gate.statistics import median_interval
+from zsei.timing.device import find_device
+from zsei.timing.pairs import interleave
+from zsei.timing.threads import torch_threads
 
 Run = Callable[..., Tensor]
 
@@ -33,24 +33,11 @@ def measure_latency(
 
     Misleads when: the machine is shared and loaded; more than one thread makes it worse.
     """
-    previous = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.no_grad():
-            before(*inputs)
-            after(*inputs)
-            ratios = []
-            for pair in range(pairs):
-                if pair % 2:
-                    last = _seconds(after, inputs)
-                    first = _seconds(before, inputs)
-                else:
-                    first = _seconds(before, inputs)
-                    last = _seconds(after, inputs)
-                ratios.append(last / first)
-    finally:
-        torch.set_num_threads(previous)
-    return median_interval(np.array(ratios), 0.9)
+    sides = {"before": lambda _: before(*inputs), "after": lambda _: after(*inputs)}
+    with torch_threads(threads), torch.no_grad():
+        found = interleave(sides, find_device("cpu"), rounds=pairs)
+    interval = found.speed_up("before", "after")  # seconds of after / seconds of before
+    return interval.median, interval.low, interval.high
 
 
 def within_limit(
@@ -74,9 +61,3 @@ def within_limit(
     if high <= limit:
         return "passed"
     return "failed" if low > limit else "inconclusive"
-
-
-def _seconds(run: Run, inputs: Sequence[Tensor]) -> float:
-    start = time.perf_counter()
-    run(*inputs)
-    return time.perf_counter() - start

@@ -89,17 +89,3 @@ def binomial_upper_bound(failures: int, n: int, confidence: float) -> float:
     References: Clopper and Pearson, Biometrika 26, 1934.
     """
     return 1.0 if failures >= n else float(stats.beta.ppf(confidence, failures + 1, n - failures))
-
-
-def median_interval(values: Floats, confidence: float) -> tuple[float, float, float]:
-    """Median with a two-sided interval from order statistics: (median, low, high).
-
-    Distribution-free: the k-th smallest and k-th largest value, k the largest rank at which the
-    binomial(n, 1/2) tails outside hold at most 1 - confidence. With so few values that no rank
-    does (under 5 at 90 %), it is the whole range and covers less than asked.
-    """
-    ordered = np.sort(values)
-    n = len(ordered)
-    tails = 2 * stats.binom.cdf(np.arange(n), n, 0.5)
-    rank = max(1, int((tails <= 1 - confidence).sum()))
-    return float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[n - rank])
