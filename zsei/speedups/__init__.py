@@ -3,12 +3,24 @@
 from collections.abc import Sequence
 
 from zsei.errors import UsageError
+from zsei.speedups.attention_backend import AttentionBackend
+from zsei.speedups.batching import Batching
+from zsei.speedups.channels_last import ChannelsLast
 from zsei.speedups.inference_mode import InferenceMode
+from zsei.speedups.padding import Padding
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.speedup import SpeedUp, Step, params_of
+from zsei.speedups.threads import Threads
 from zsei.speedups.workload import Workload
 
-SPEED_UPS: tuple[SpeedUp, ...] = (InferenceMode(),)
+SPEED_UPS: tuple[SpeedUp, ...] = (
+    AttentionBackend(),
+    ChannelsLast(),
+    Batching(),
+    Padding(),
+    Threads(),
+    InferenceMode(),
+)
 
 
 def find_speed_up(name: str, shelf: Sequence[SpeedUp] = SPEED_UPS) -> SpeedUp:
