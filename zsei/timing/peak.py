@@ -6,16 +6,16 @@ allocates, and the same on every run. On a card the allocator keeps the peak its
 """
 
 import gc
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from zsei.timing.allocations import allocations_of, quiet_profiler
 from zsei.timing.device import Device
+from zsei.timing.timeline import moments_of
+
+__all__ = ["Peak", "peak_memory", "quiet_profiler"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,49 +25,43 @@ class Peak:
     bytes: int
     """Most bytes alive at once, beyond those alive when it began."""
     allocated: int
-    """Bytes of all allocations together; 0 where they are not counted."""
+    """Bytes of all allocations together."""
     allocations: int
 
 
 def peak_memory(call: Callable[[], object], device: Device) -> Peak:
     """Peak memory of one call.
 
+    On a card the call is run twice and the second run counts: at its first product a library sets
+    aside a workspace that it then keeps.
+
     Misleads when: a library allocates on its own (oneDNN's scratch space, ONNX Runtime's arena):
-    the CPU figure does not see that.
+    the figure does not see that (`zsei.timing.resident` does).
     """
     gc.collect()
     if device.is_cuda:
-        device.wait()
-        torch.cuda.reset_peak_memory_stats(device.torch)
-        before = torch.cuda.memory_allocated(device.torch)
-        call()
-        device.wait()
-        most = torch.cuda.max_memory_allocated(device.torch)
-        return Peak(bytes=most - before, allocated=0, allocations=0)
-    with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-        call()
-    held = most = total = count = 0
-    results: Any = seen.profiler and seen.profiler.kineto_results
-    for event in results.events():
-        if event.name() != "[memory]":
-            continue
-        size = event.nbytes()
-        held += size
-        most = max(most, held)
-        if size > 0:
-            total, count = total + size, count + 1
-    return Peak(bytes=most, allocated=total, allocations=count)
+        return _on_card(call, device)
+    found = allocations_of(call, device)
+    given = [allocation.bytes for allocation in found if allocation.bytes > 0]
+    most = max((moment.bytes for moment in moments_of(found)), default=0)
+    return Peak(bytes=max(most, 0), allocated=sum(given), allocations=len(given))
 
 
-@contextmanager
-def quiet_profiler() -> Iterator[None]:
-    """Nothing of what the profiler's library writes to the terminal itself gets there."""
-    level = os.environ.get("KINETO_LOG_LEVEL")
-    os.environ["KINETO_LOG_LEVEL"] = "99"
-    try:
-        yield
-    finally:
-        if level is None:
-            del os.environ["KINETO_LOG_LEVEL"]
-        else:
-            os.environ["KINETO_LOG_LEVEL"] = level
+def _on_card(call: Callable[[], object], device: Device) -> Peak:
+    call()
+    device.wait()
+    torch.cuda.reset_peak_memory_stats(device.torch)
+    before = torch.cuda.memory_stats(device.torch)
+    call()
+    device.wait()
+    after = torch.cuda.memory_stats(device.torch)
+
+    def more(name: str) -> int:
+        return after.get(name, 0) - before.get(name, 0)
+
+    alive = before.get("allocated_bytes.all.current", 0)
+    return Peak(
+        bytes=after.get("allocated_bytes.all.peak", 0) - alive,
+        allocated=more("allocated_bytes.all.allocated"),
+        allocations=more("allocation.all.allocated"),
+    )
