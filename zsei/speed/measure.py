@@ -1,7 +1,7 @@
 """Tries some steps against the baseline: same outputs, same answers, peak memory, time."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,8 @@ class Tried:
 
     trial: Trial
     runnable: Runnable
-    evidence: SpeedEvidence
+    rounds: Rounds | None
+    """Of baseline, candidate and whatever else ran beside them; None where nothing was timed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,12 +93,14 @@ def try_steps(
     return attempt(bench, steps).trial
 
 
-def attempt(bench: Bench, steps: Sequence[Step]) -> Tried:
-    """As `try_steps`, with the runnable itself."""
+def attempt(
+    bench: Bench, steps: Sequence[Step], beside: Mapping[str, Runnable] | None = None
+) -> Tried:
+    """As `try_steps`, with the runnable itself; others may be timed beside it."""
     exact = all(find_speed_up(step.speedup, bench.shelf).exact for step in steps)
     with undisturbed(), torch.no_grad():
         try:
-            return _attempt(bench, steps, exact)
+            return _attempt(bench, steps, exact, beside or {})
         except (SpeedUpRefused, UsageError):
             raise
         except Exception as error:
@@ -117,7 +120,9 @@ def sentence(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _attempt(bench: Bench, steps: Sequence[Step], exact: bool) -> Tried:
+def _attempt(
+    bench: Bench, steps: Sequence[Step], exact: bool, beside: Mapping[str, Runnable]
+) -> Tried:
     workload, baseline = bench.workload, bench.baseline
     begin = time.monotonic()
     runnable = carry_out(steps, workload, bench.shelf)
@@ -130,7 +135,7 @@ def _attempt(bench: Bench, steps: Sequence[Step], exact: bool) -> Tried:
     rounds = None
     if possible or finite:
         rounds = bench.race(
-            workload, {BASELINE: baseline.runnable, CANDIDATE: runnable},
+            workload, {BASELINE: baseline.runnable, CANDIDATE: runnable, **beside},
             rounds=bench.rounds if possible else min(bench.rounds, _FEW), enough=_hopeless,
         )  # fmt: skip
         speed_up = rounds.speed_up(CANDIDATE, BASELINE)
@@ -150,7 +155,7 @@ def _attempt(bench: Bench, steps: Sequence[Step], exact: bool) -> Tried:
         seconds=None if rounds is None else rounds.time(CANDIDATE),
         measurements=_measurements(evidence, baseline.peak, peak, prepared),
     )
-    return Tried(trial=trial, runnable=runnable, evidence=evidence)
+    return Tried(trial=trial, runnable=runnable, rounds=rounds)
 
 
 def _hopeless(rounds: Rounds) -> bool:

@@ -1,0 +1,210 @@
+"""The accepted speed-ups together, added one at a time, each time judged and raced again."""
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from zsei.errors import SpeedUpRefused
+from zsei.gate.speed import same_answers
+from zsei.records import Failure
+from zsei.speed.alone import SPENT, Alone, OutOfTime, Report, speed_of
+from zsei.speed.baseline import BASELINE
+from zsei.speed.explain import explain
+from zsei.speed.measure import CANDIDATE, Bench, Tried, attempt, named
+from zsei.speed.parts import PartTimes, part_times
+from zsei.speed.record import Combination, PartTime, Trial
+from zsei.speed.state import undisturbed
+from zsei.speedups import Step
+
+FINAL_ROUNDS = 21
+"""Timed rounds of the whole: the 90 % interval leaves out six at each end."""
+BRANCHES = 3
+"""Starts at most; each after the first begins with an alternative that no branch could keep."""
+_SO_FAR = "so far"
+
+Order = Callable[[Sequence[Trial]], Sequence[str]]
+"""From the accepted trials to names of speed-ups in the order in which they are added."""
+
+
+@dataclass(kw_only=True)
+class _Branch:
+    """A combination that grows."""
+
+    kept: list[Trial]
+    tried: Tried
+    left_out: list[Failure] = field(default_factory=list)
+    barred: list[Trial] = field(default_factory=list)
+    """Steps that cannot stand beside the kept ones, however fast they are: alternatives."""
+
+
+def combine(
+    bench: Bench,
+    alone: Alone,
+    *,
+    order: Order | None = None,
+    final_rounds: int = FINAL_ROUNDS,
+    out_of_time: OutOfTime,
+    report: Report,
+) -> Combination | None:
+    """Combine the best accepted variant of each speed-up, and measure what comes of it.
+
+    A step is kept when the gate accepts all steps so far with it, and it is not slower with it
+    than without, both raced in the same rounds. What cannot be combined with the steps kept
+    (refused, or outside a bound together) starts a branch of its own; the fastest branch is
+    measured again with more rounds.
+
+    Args:
+        bench: Where steps are tried.
+        alone: What came of each by itself.
+        order: Names of speed-ups in the order to add them; None, and names it leaves out, follow
+            the measured speed-up.
+        final_rounds: Timed rounds of the whole.
+        out_of_time: Whether the budget is spent; no further step is then added.
+        report: Told about progress.
+
+    Returns:
+        The combination; None when nothing was accepted alone, or nothing runs any more.
+    """
+    queue = _ordered(alone.best(), order)
+    if not queue:
+        return None
+    branches: list[_Branch] = []
+    start: Trial | None = queue[0]
+    while start is not None and len(branches) < BRANCHES:
+        branch = _grown(bench, start, queue, out_of_time, report)
+        if branch is not None:
+            branches.append(branch)
+        tried = {t.id for b in branches for t in b.kept} | {start.id}
+        start = next((t for b in branches for t in b.barred if t.id not in tried), None)
+        if out_of_time():
+            break
+    if not branches:
+        return None
+    fastest = max(branches, key=lambda b: speed_of(b.tried.trial))
+    return _measured(bench, alone, fastest, branches, final_rounds)
+
+
+def _ordered(best: Sequence[Trial], order: Order | None) -> list[Trial]:
+    if order is None:
+        return list(best)
+    by_name = {trial.steps[0].speedup: trial for trial in best}
+    first = [by_name[name] for name in dict.fromkeys(order(best)) if name in by_name]
+    return [*first, *(trial for trial in best if trial not in first)]
+
+
+def _grown(
+    bench: Bench, start: Trial, queue: Sequence[Trial], out_of_time: OutOfTime, report: Report
+) -> _Branch | None:
+    """A branch from one step through all others; None when the step itself runs no more."""
+    try:
+        branch = _Branch(kept=[start], tried=attempt(bench, start.steps))
+    except SpeedUpRefused:
+        return None
+    others = [trial for trial in queue if trial is not start]
+    for number, trial in enumerate(others):
+        report(number / len(others), f"{named(_steps(branch.kept))} with {named(trial.steps)}")
+        if out_of_time():
+            branch.left_out.append(_failure(trial, SPENT))
+            continue
+        _add(bench, branch, trial)
+        gc.collect()
+    return branch
+
+
+def _add(bench: Bench, branch: _Branch, trial: Trial) -> None:
+    """Keep one more step, or leave it out with what was measured."""
+    steps = (*_steps(branch.kept), *trial.steps)
+    try:
+        tried = attempt(bench, steps, beside={_SO_FAR: branch.tried.runnable})
+    except SpeedUpRefused as error:
+        branch.left_out.append(_failure(trial, str(error)))
+        branch.barred.append(trial)
+        return
+    if tried.trial.verdict.outcome != "accepted" or tried.rounds is None:
+        branch.left_out.append(_failure(trial, f"together {tried.trial.verdict.reason}"))
+        if not same_answers(tried.trial.verdict):
+            branch.barred.append(trial)
+        return
+    gain = tried.rounds.speed_up(CANDIDATE, _SO_FAR)
+    if gain.median < 1:
+        told = f"{gain.median:.3g} times as fast as without it ({gain.low:.3g} to {gain.high:.3g})"
+        branch.left_out.append(_failure(trial, told))
+        return
+    branch.kept.append(trial)
+    branch.tried = tried
+
+
+def _measured(
+    bench: Bench, alone: Alone, fastest: _Branch, branches: Sequence[_Branch], rounds: int
+) -> Combination:
+    """The whole once more, with more rounds, beside the product of its parts."""
+    steps = _steps(fastest.kept)
+    try:
+        whole = attempt(replace(bench, rounds=rounds), steps)
+    except SpeedUpRefused as error:  # it ran a moment ago: what was measured then stands
+        whole = fastest.tried
+        fastest.left_out.append(Failure(stage="together", what=named(steps), why=str(error)))
+    product = math.prod(speed_of(trial) for trial in fastest.kept)
+    parts = _parts(bench, alone, fastest.kept, whole)
+    others = [b for b in branches if b is not fastest]
+    left = [f.model_copy(update={"why": _beside(f, others)}) for f in fastest.left_out]
+    return Combination(
+        trial=whole.trial,
+        order=steps,
+        left_out=tuple(left),
+        product=product,
+        parts=parts,
+        explanation=explain(whole.trial, fastest.kept, product, parts, alone.parts),
+    )
+
+
+def _beside(failure: Failure, others: Sequence[_Branch]) -> str:
+    """Why a step was left out, and how fast the branch was that kept it instead."""
+    for branch in others:
+        if any(named(trial.steps) == failure.what for trial in branch.kept):
+            speed = speed_of(branch.tried.trial)
+            return (
+                f"{failure.why}; {named(_steps(branch.kept))} were tried in its place: "
+                f"{speed:.3g} times as fast as the baseline"
+            )
+    return failure.why
+
+
+def _parts(
+    bench: Bench, alone: Alone, kept: Sequence[Trial], whole: Tried
+) -> tuple[PartTime, ...]:  # fmt: skip
+    """Where the time went and goes, part by part."""
+    sides = {BASELINE: bench.baseline.runnable, CANDIDATE: whole.runnable}
+    try:
+        with undisturbed():
+            times = part_times(bench.workload, sides)
+    except Exception:
+        return ()  # the explanation then rests on the whole alone
+    before, after = times[BASELINE], times[CANDIDATE]
+    if before is None:
+        return ()
+    return tuple(
+        PartTime(
+            component=part,
+            baseline=seconds,
+            predicted=seconds * math.prod(_ratio(alone.parts.get(t.id), t, part) for t in kept),
+            combined=None if after is None else after.get(part, 0.0),
+        )
+        for part, seconds in sorted(before.items(), key=lambda item: -item[1])
+    )
+
+
+def _ratio(parts: PartTimes | None, trial: Trial, part: str) -> float:
+    """Time with a step / without it on one part; of an opaque step, on the whole."""
+    if parts is not None and part in parts:
+        return parts[part]
+    return 1 / speed_of(trial)
+
+
+def _steps(trials: Sequence[Trial]) -> tuple[Step, ...]:
+    return tuple(step for trial in trials for step in trial.steps)
+
+
+def _failure(trial: Trial, why: str) -> Failure:
+    return Failure(stage="together", what=named(trial.steps), why=why)
