@@ -72,12 +72,18 @@ def bytes_moved(subject: Subject) -> Mapping[str, int]:
     moved: dict[str, int] = {}
     for node in subject.program.graph_module.graph.nodes:
         component = owner.get(node.name)
-        if component is None or node.op != "call_function" or views(node) is not None:
-            continue
-        # A look-up reads as many rows as it writes, not the whole table.
-        looked_up = operation(node) == "embedding"
-        read = node.all_input_nodes[1:] if looked_up else node.all_input_nodes
-        touched = sum(value_bytes(argument) for argument in read)
-        touched += value_bytes(node) if looked_up else 0
-        moved[component] = moved.get(component, 0) + touched + value_bytes(node)
+        if component is not None:
+            moved[component] = moved.get(component, 0) + call_bytes(node)
     return moved
+
+
+def call_bytes(node: fx.Node) -> int:
+    """Bytes one call reads and writes; 0 for a look at a value and for what is no call."""
+    if node.op != "call_function" or views(node) is not None:
+        return 0
+    # A look-up reads as many rows as it writes, not the whole table.
+    looked_up = operation(node) == "embedding"
+    read = node.all_input_nodes[1:] if looked_up else node.all_input_nodes
+    touched = sum(value_bytes(argument) for argument in read)
+    touched += value_bytes(node) if looked_up else 0
+    return touched + value_bytes(node)

@@ -1,0 +1,1 @@
+"""Where a model's time and memory go: per call and per component, against the machine's limits."""
