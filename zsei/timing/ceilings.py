@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor
 
-from zsei.errors import UsageError
+from zsei.errors import DeviceError, UsageError
 from zsei.records import Record
 from zsei.timing.device import Device, seconds
 from zsei.timing.threads import torch_threads
@@ -102,6 +102,7 @@ def ceilings(
 
     Raises:
         UsageError: A type is none of `DTYPES`.
+        DeviceError: The device's memory is full.
     """
     unknown = [dtype for dtype in dtypes if dtype not in DTYPES]
     if unknown:
@@ -169,11 +170,20 @@ def bandwidth(device: Device, threads: int, numbers: int | None = None) -> float
         device: Where.
         threads: Torch threads.
         numbers: Length of the vectors; None takes the device's.
+
+    Raises:
+        DeviceError: The vectors do not fit on the device.
     """
     numbers = numbers or (CUDA_STREAM if device.is_cuda else STREAM)
-    with torch_threads(threads), torch.no_grad():
-        source, total = _random(device, numbers), _random(device, numbers)
-        return 3 * 4 * numbers / best(lambda: total.add_(source), device)
+    try:
+        with torch_threads(threads), torch.no_grad():
+            source, total = _random(device, numbers), _random(device, numbers)
+            return 3 * 4 * numbers / best(lambda: total.add_(source), device)
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"Measuring a bandwidth needs {8 * numbers >> 20} MiB on the device; {device.name} has "
+            f"less that is free. End what else runs there."
+        ) from error
 
 
 def best(call: Callable[[], object], device: Device, repeats: int = REPEATS) -> float:
@@ -192,6 +202,7 @@ def _product(device: Device, dtype: str, side: int) -> Callable[[], object]:
     left, right = _random(device, side, side), _random(device, side, side)
     if dtype == "int8":
         one, two = ((30 * m).clamp(-127, 127).to(torch.int8) for m in (left, right))
+        two = two.t() if device.is_cuda else two  # the layout a card's kernels take
         return lambda: torch._int_mm(one, two)  # pyright: ignore[reportPrivateImportUsage]
     kind = getattr(torch, dtype)
     left, right = left.to(kind), right.to(kind)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from zsei.errors import UsageError
 from zsei.timing.device import Device, seconds
 from zsei.timing.interval import Interval, interval_of
 
 Floats = NDArray[np.float64]
 Side = Callable[[int], object]
 """Runs one batch, named by its number."""
+
+CARD_WARM_UP = 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,12 +57,21 @@ def interleave(
         batches: How many batches there are; round r runs batch r modulo this.
         rounds: Rounds at most.
         warm_up: Untimed runs of each side on each batch first (compilers and caches settle there).
+            On a card at least 3, unless 0 is asked for: it raises its clocks under load alone.
         budget: Seconds after which no further round is begun, `least` rounds being done.
         enough: Asked after every round from `least` on whether to stop.
         least: Rounds at least.
+
+    Raises:
+        UsageError: Nothing is to be timed, or in no round.
     """
     names = list(sides)
-    for _ in range(warm_up):
+    if not names or rounds < 1 or batches < 1:
+        raise UsageError(
+            f"Timing needs a side, a round and a batch; {len(names)} sides, {rounds} rounds and "
+            f"{batches} batches arrived."
+        )
+    for _ in range(max(warm_up, CARD_WARM_UP) if warm_up and device.is_cuda else warm_up):
         for batch in range(batches):
             for name in names:
                 sides[name](batch)
