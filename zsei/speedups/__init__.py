@@ -7,6 +7,7 @@ from zsei.speedups.attention_backend import AttentionBackend
 from zsei.speedups.batching import Batching
 from zsei.speedups.channels_last import ChannelsLast
 from zsei.speedups.inference_mode import InferenceMode
+from zsei.speedups.kv_cache import KvCache
 from zsei.speedups.padding import Padding
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.speedup import SpeedUp, Step, params_of
@@ -15,6 +16,7 @@ from zsei.speedups.workload import Workload
 
 SPEED_UPS: tuple[SpeedUp, ...] = (
     AttentionBackend(),
+    KvCache(),
     ChannelsLast(),
     Batching(),
     Padding(),

@@ -198,5 +198,5 @@ def _refused(
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return SpeedUpRefused(
         f"The backend {backend} must be able to run the model; {type(module).__name__} stopped "
-        f"with: {f'{reason} {why}'.strip()[:300]}. Use another backend."
+        f"with: {f'{reason} {why}'.strip().split('. ')[0][:300]}. Use another backend."
     )
