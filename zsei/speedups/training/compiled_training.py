@@ -1,7 +1,10 @@
 """Model, loss and their backward pass compiled into fused kernels."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import ClassVar, Literal, final
 
 import torch
@@ -58,12 +61,13 @@ class CompiledTraining:
 
 def _compiler(mode: str) -> Callable[[nn.Module], LossFunction]:
     def compiled(whole: nn.Module) -> LossFunction:
-        from torch._dynamo import config
+        with _quiet():
+            from torch._dynamo import config
 
-        run = torch.compile(whole, mode=mode)
+            run = torch.compile(whole, mode=mode)
 
         def call(inputs: tuple[Tensor, ...], labels: Tensor | None, mask: Tensor | None) -> Tensor:
-            with config.patch(recompile_limit=RECOMPILE_LIMIT):
+            with _quiet(), config.patch(recompile_limit=RECOMPILE_LIMIT):
                 return run(inputs, labels, mask)
 
         return call
@@ -71,14 +75,23 @@ def _compiler(mode: str) -> Callable[[nn.Module], LossFunction]:
     return compiled
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's compiler says about its own parts (deprecations, mostly)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")
+        yield
+
+
 def _check_compiler(workload: Workload) -> None:
     try:
-        if workload.device.is_cuda:
-            import triton  # noqa: F401  # type: ignore[import-not-found]
-        else:
-            from torch._inductor.cpp_builder import get_cpp_compiler
+        with _quiet():
+            if workload.device.is_cuda:
+                import_module("triton")
+            else:
+                from torch._inductor.cpp_builder import get_cpp_compiler
 
-            get_cpp_compiler()
+                get_cpp_compiler()
     except Exception as error:
         needs = "triton" if workload.device.is_cuda else "a C++ compiler (g++ or clang++)"
         raise SpeedUpRefused(
