@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from zsei.errors import ZseiError
     from zsei.pipeline import analyze, apply, ask, load
+    from zsei.profiling.profile import profile
     from zsei.pruning.prune import prune
     from zsei.pruning.records import Budget
     from zsei.records import AnalysisRecord, Answer, Finding, Proposal, Verdict
     from zsei.report.pruning_files import save_pruned
     from zsei.settings import Settings
+    from zsei.speed.speed_up import speed_up
     from zsei.surgery.export_model import export_model as export
     from zsei.surgery.modification_log import ModificationLog
     from zsei.training.beside import Beside
@@ -36,8 +38,10 @@ _HOME = {
     "ask": "zsei.pipeline",
     "export": "zsei.surgery.export_model:export_model",
     "load": "zsei.pipeline",
+    "profile": "zsei.profiling.profile",
     "prune": "zsei.pruning.prune",
     "save_pruned": "zsei.report.pruning_files",
+    "speed_up": "zsei.speed.speed_up",
 }
 
 __all__ = [
@@ -57,8 +61,10 @@ __all__ = [
     "ask",
     "export",
     "load",
+    "profile",
     "prune",
     "save_pruned",
+    "speed_up",
 ]
 
 

@@ -41,6 +41,7 @@ from zsei.subject.prepare import prepare
 from zsei.subject.seeded import seeded
 from zsei.subject.streamed import fitted, too_large_to_copy
 from zsei.surgery.apply import EditedModel, apply_edits
+from zsei.surgery.recipe import RECIPE
 from zsei.surgery.save import load as load_edited
 from zsei.surgery.save import save as save_edited
 from zsei.trace.engine import engine_for
@@ -285,6 +286,37 @@ def chosen(record: AnalysisRecord, strategies: str | Sequence[str]) -> list[Prop
     return [known[name] for name in dict.fromkeys(strategies)]
 
 
-def load(folder: Path | str) -> nn.Module:
-    """A model that was saved by `zsei apply` or `save_model`; no code in the folder is run."""
-    return load_edited(Path(folder))
+def load(
+    folder: Path | str | nn.Module,
+    *,
+    speed: Path | str | None = None,
+    any_model: bool = False,
+) -> nn.Module:
+    """A model that was saved by `zsei apply` or `save_model`, or one with its speed-ups applied.
+
+    No code in a folder or a settings file is run.
+
+    Args:
+        folder: A saved folder; or a settings file (`speed.json` of `zsei speed --out`), which loads
+            the model it names and applies itself; with `speed` anything that names a model.
+        speed: Settings file to apply to the model.
+        any_model: Apply the settings to other weights than those they were measured on.
+
+    Raises:
+        ZseiError: With the rule, what arrived and the likely fix.
+    """
+    from zsei.speed.load import load_fast
+
+    if isinstance(folder, nn.Module):
+        if speed is None:
+            raise UsageError(
+                "A model that is loaded already needs nothing but speed-ups to be applied; name "
+                "their settings file: zsei.load(model, speed='speed.json')."
+            )
+        return load_fast(speed, folder, any_model=any_model)
+    if speed is None and Path(folder).suffix == ".json":
+        return load_fast(folder, any_model=any_model)
+    if speed is None:
+        return load_edited(Path(folder))
+    saved = (Path(folder) / RECIPE).is_file()
+    return load_fast(speed, load_edited(Path(folder)) if saved else folder, any_model=any_model)

@@ -1,10 +1,15 @@
 """What a measurement of speed-ups found: each alone, all together, and what to set."""
 
+from typing import Annotated, Literal
+
 from pydantic import Field
 
 from zsei.records import Failure, Measurement, Record, Verdict
 from zsei.speedups.speedup import Step
 from zsei.timing.interval import Interval
+
+SETTINGS_VERSION = 1
+"""Of the settings file; a newer one is refused."""
 
 
 class Trial(Record):
@@ -54,13 +59,33 @@ class Combination(Record):
     """Where the difference between product and measurement lies, in words made of these numbers."""
 
 
-class SpeedSettings(Record):
-    """The settings file: what `zsei.load` applies."""
+class InputShape(Record):
+    """What an input looks like, so that one can be made up where a step needs an example."""
 
-    schema_version: int = 1
+    name: str
+    shape: tuple[Annotated[int, Field(ge=1)], ...]
+    dtype: Literal[
+        "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
+        "bool",
+    ]  # fmt: skip
+    low: int = 0
+    """Smallest value of an input of whole numbers."""
+    high: int = 0
+    """Largest value of an input of whole numbers."""
+    mask: bool = False
+    """Whether it says which tokens are real."""
+
+
+class SpeedSettings(Record):
+    """The settings file: what `zsei.load` applies. It holds names and numbers, nothing to run."""
+
+    schema_version: int = SETTINGS_VERSION
     model: str
     """As the user named it; what `zsei.load(FILE)` loads."""
+    kind: Literal["huggingface", "factory", "pt2", "object"] = "object"
+    """What stands under that name; an *object* must be passed to `zsei.load`."""
     model_hash: str
+    inputs: tuple[InputShape, ...] = ()
     device: str
     """`cpu` or `cuda`."""
     steps: tuple[Step, ...]
