@@ -71,8 +71,18 @@ def measure_until_decided(
         warm_up: Untimed runs of every side on every batch first.
         budget: Seconds after which no further round is begun.
 
-    Misleads when: the load of the machine changes the number itself for longer than the measuring
-    lasts, for instance when a side on two threads shares one core; such rounds are not independent.
+    How near the truth may lie before it is *not decided*, at 60 rounds and a margin of 2 %, for
+    noise with heavy tails (Student's t with 2 degrees of freedom), share of 4000 runs decided (and
+    mean rounds), rightly in all of them:
+
+        truth beyond the limit      2 %        4 %         6 %         8 %         10 %       20 %
+        noise of 2 % a round     0.00 (60)  0.94 (30)   1.00 (15)   1.00 (12)   1.00 (11)  1.00 (10)
+        noise of 5 % a round     0.00 (60)  0.19 (56)   0.79 (39)   0.98 (25)   1.00 (18)  1.00 (12)
+        noise of 10 % a round    0.00 (60)  0.04 (59)   0.19 (56)   0.46 (50)   0.76 (40)  1.00 (17)
+
+    Misleads when: rounds are not independent, as when the load of the machine comes and goes over
+    many of them. Neighbours that correlate by 0.5 leave wrong verdicts under 1 %, thanks to the
+    margin; at 0.8 a truth at the very limit gets a verdict in one run of six.
 
     References: Lan and DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70,
     1983; the median's sign test is exact for any distribution.
