@@ -128,8 +128,8 @@ def _attempt(
     runnable = carry_out(steps, workload, bench.shelf)
     main_output(runnable, workload, 0)
     prepared = time.monotonic() - begin
-    evidence = _answers(runnable, bench)
-    told = _judged(evidence, exact, bench)
+    evidence = answers(runnable, bench)
+    told = judged(evidence, exact, bench)
     possible = same_answers(told)
     finite = evidence.quality is not None and not evidence.quality.nonfinite
     rounds = None
@@ -143,7 +143,7 @@ def _attempt(
             same_shape=evidence.same_shape, difference=evidence.difference,
             quality=evidence.quality, speed_up=speed_up,
         )  # fmt: skip
-        told = _judged(evidence, exact, bench)
+        told = judged(evidence, exact, bench)
     peak = peak_of(runnable, workload) if finite else None
     identity = digest([step.model_dump(mode="json") for step in steps])
     trial = Trial(
@@ -163,7 +163,8 @@ def _hopeless(rounds: Rounds) -> bool:
     return rounds.speed_up(CANDIDATE, BASELINE, 0.99).high < 0.9
 
 
-def _judged(evidence: SpeedEvidence, exact: bool, bench: Bench) -> Verdict:
+def judged(evidence: SpeedEvidence, exact: bool, bench: Bench) -> Verdict:
+    """The gate's verdict on what was measured so far."""
     settings = bench.settings
     return judge_speed(
         evidence, exact=exact, limits=speed_limits(settings), settings=settings,
@@ -175,7 +176,7 @@ class _OtherShape(Exception):
     """An output whose shape is not the baseline's: there is nothing to compare."""
 
 
-def _answers(runnable: Runnable, bench: Bench) -> SpeedEvidence:
+def answers(runnable: Runnable, bench: Bench) -> SpeedEvidence:
     """Outputs and answers on the held-out batches beside the baseline's."""
     workload, baseline = bench.workload, bench.baseline
     place = {id(batch): index for index, batch in enumerate(baseline.batches)}
