@@ -22,6 +22,7 @@ from zsei.cli.llm import llm
 from zsei.cli.log import log
 from zsei.cli.mcp import mcp
 from zsei.cli.memory import memory
+from zsei.cli.profile import profile
 from zsei.cli.prune import prune
 from zsei.cli.rollback import rollback
 from zsei.cli.runs import training_runs
@@ -59,8 +60,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _command in (
-    analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune, export,
-    log, rollback, breaker, doctor, mcp, watch, serve, contracts,
+    analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune,
+    profile, export, log, rollback, breaker, doctor, mcp, watch, serve, contracts,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.command("runs")(training_runs)

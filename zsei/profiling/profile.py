@@ -43,7 +43,11 @@ AGREES = 0.05
 
 def profile_settings(**given: Any) -> Settings:
     """Settings with as many samples as one batch to measure and one held out."""
-    settings = Settings(**given)
+    return one_batch(Settings(**given))
+
+
+def one_batch(settings: Settings) -> Settings:
+    """The settings with samples for one batch on either side, where nobody says how many."""
     if "samples" in settings.model_fields_set:
         return settings
     return settings.model_copy(update={"samples": max(4, 2 * settings.batch_size)})
