@@ -21,6 +21,8 @@ from zsei.memory.courses import (
     answer_found_in_run,
 )
 from zsei.memory.dates import told
+from zsei.memory.document_answers import answer_documents
+from zsei.memory.document_words import read_documents
 from zsei.memory.librarian import word_with
 from zsei.memory.numbers import answer_measurements, answer_ranking, answer_runs
 from zsei.memory.passages import (
@@ -36,7 +38,7 @@ from zsei.memory.query import Scope, scope
 from zsei.memory.reading import Reading, Wish, read
 from zsei.memory.results import answer_findings, answer_profile, answer_verdicts
 from zsei.memory.run_plan import plan_in_run, some_runs
-from zsei.memory.run_words import read_run
+from zsei.memory.run_words import AboutRun, read_run
 from zsei.memory.say import Draft, refusal
 from zsei.memory.store import Memory
 from zsei.memory.thread import Thread, completed, followed
@@ -121,11 +123,10 @@ def ask_in(
     reading = completed(reading, thread, vocabulary)
     asked = len(line.log) if line is not None else 0
     failure = ""
-    chosen, problem = _planned(reading, vocabulary)
-    if about is not None:
-        chosen, problem = plan_in_run(about, reading, chosen, problem, vocabulary)
-    if "define" in reading.wishes and not reading.article and is_titled(question, pages):
-        chosen, problem = QueryPlan(intent="define", subject="concept"), None
+    chosen, problem = _understood(reading, about, vocabulary, pages)
+    measured = read_documents(reading, vocabulary)
+    if measured is not None:
+        chosen, problem = None, answer_documents(memory, measured, vocabulary)
     unread = problem is None and _is_open(reading, chosen) and may_plan(reading)
     if unread and line is not None and cards is not None and vocabulary.runs:
         try:
@@ -152,10 +153,10 @@ def ask_in(
         rows=draft.rows,
         citations=draft.citations,
         voice=f"{_RULES} ({failure})" if failure else said,
-        searched=len(vocabulary.runs),
+        searched=len(vocabulary.runs if measured is None else vocabulary.documents),
         filters=chosen.filters() if chosen is not None else {},
     )
-    return answer, followed(thread, reading, answer)
+    return answer, followed(thread, reading, answer) if measured is None else thread
 
 
 def _known(memory: Memory, pages: tuple[Card, ...]) -> Vocabulary:
@@ -169,6 +170,18 @@ def _known(memory: Memory, pages: tuple[Card, ...]) -> Vocabulary:
         now, vocabulary = generation(db), load(db, pages)
     memory.known = Known(generation=now, pages=pages, vocabulary=vocabulary)
     return vocabulary
+
+
+def _understood(
+    reading: Reading, about: AboutRun | None, vocabulary: Vocabulary, pages: tuple[Card, ...]
+) -> tuple[QueryPlan | None, Draft | None]:
+    """What the rules make of a question about analyses, training runs or terms."""
+    if "define" in reading.wishes and not reading.article and is_titled(reading.text, pages):
+        return QueryPlan(intent="define", subject="concept"), None
+    chosen, problem = _planned(reading, vocabulary)
+    if about is not None:
+        return plan_in_run(about, reading, chosen, problem, vocabulary)
+    return chosen, problem
 
 
 def _planned(reading: Reading, vocabulary: Vocabulary) -> tuple[QueryPlan | None, Draft | None]:
@@ -229,9 +242,9 @@ def _carried_out(
 ) -> Draft:
     if chosen is not None and chosen.subject == "concept":
         return answer_concept(memory, reading.text, chosen, cards, vocabulary)
-    if not vocabulary.runs:
+    if not (vocabulary.runs or vocabulary.documents):
         return refusal("No such analysis: memory is empty; `zsei analyze` makes the first.")
-    if chosen is None:
+    if chosen is None or not vocabulary.runs:
         everything = Scope(runs=vocabulary.runs, whole=True)
         return answer_passages(memory, reading.text, everything, vocabulary)
     fitting = scope(chosen, vocabulary)

@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from zsei.errors import MemoryDamaged, OutputError, UsageError
-from zsei.memory import index, rows
+from zsei.memory import documents, index, rows
 from zsei.memory.chunks import chunks_of
 from zsei.memory.place import IndexUnusable
 from zsei.memory.schema import connect_to_read
@@ -50,11 +50,13 @@ class Health(Record):
     runs: tuple[RunHealth, ...]
     passages: int
     spaces: tuple[IndexHealth, ...]
+    documents: tuple[RunHealth, ...] = ()
+    """Measurements of speed, profiles and claims, each as an analysis is looked at."""
 
     @property
     def damaged(self) -> bool:
         """Whether anything but an index, which mends itself, is wrong."""
-        return bool(self.problems) or any(run.problem for run in self.runs)
+        return bool(self.problems) or any(one.problem for one in (*self.runs, *self.documents))
 
 
 def check(home: Path, chroma_url: str | None = None) -> Health:
@@ -73,11 +75,13 @@ def check(home: Path, chroma_url: str | None = None) -> Health:
     except MemoryDamaged as error:
         problems.append(str(error))
     runs: list[RunHealth] = []
+    kept: tuple[RunHealth, ...] = ()
     passages, spaces = 0, ()
     try:
         with closing(connect_to_read(path)) as db:
             problems += _attempt(lambda: _pages(db))
             runs = [_run(db, run, sequence) for run, sequence in known_runs(db)]
+            kept = tuple(_documents(db))
             problems += _attempt(lambda: _vectors(db))
             passages = db.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
             if memory is not None:
@@ -92,6 +96,7 @@ def check(home: Path, chroma_url: str | None = None) -> Health:
         runs=tuple(runs),
         passages=passages,
         spaces=spaces,
+        documents=kept,
     )
 
 
@@ -184,6 +189,25 @@ def _unlike(db: sqlite3.Connection, record: AnalysisRecord, sequence: int) -> st
         if missing or unknown:
             told.append(f"{table} ({missing} missing, {unknown} that are not the record's)")
     return f"its record is whole, but its rows are not: {', '.join(told)}" if told else ""
+
+
+def _documents(db: sqlite3.Connection) -> Iterator[RunHealth]:
+    """Every document that is kept: whole or not, and its newest with its passages."""
+    rows_of: dict[str, list[sqlite3.Row]] = {}
+    for row in db.execute("SELECT * FROM documents ORDER BY number"):
+        rows_of.setdefault(row["id"], []).append(row)
+    for name, found in rows_of.items():
+        try:
+            records = {row["number"]: documents.whole(row) for row in found}
+        except ValueError as error:
+            yield RunHealth(run=name, problem=str(error))
+            continue
+        made = documents.passages_of(records[documents.newest(db, name)["number"]])
+        asked = "SELECT * FROM chunks WHERE kind = ? AND key = ?"
+        held = [dict(row) for row in db.execute(asked, (documents.PASSAGE, name))]
+        unlike = _counted([rows.passage(chunk) for chunk in made]) != _counted(held)
+        told = "its record is whole, but its passages are not" if unlike else ""
+        yield RunHealth(run=name, problem=told, mendable=unlike)
 
 
 def _counted(table: list[dict[str, rows.Cell]]) -> Counter[tuple[tuple[str, rows.Cell], ...]]:

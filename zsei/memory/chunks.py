@@ -15,7 +15,9 @@ from typing import Literal
 from zsei.cards import Cards
 from zsei.records import AnalysisRecord, Finding, Measurement, Proposal, Verdict
 
-ChunkKind = Literal["finding", "summary", "verdict", "interpretation", "failure", "knowledge"]
+ChunkKind = Literal[
+    "finding", "summary", "verdict", "interpretation", "failure", "knowledge", "measured"
+]
 Card = tuple[str, str, str]
 """A knowledge card: (id, title, text)."""
 
@@ -32,9 +34,10 @@ class Chunk:
 
     kind: ChunkKind
     run: str | None
-    """The analysis it belongs to; None for a knowledge card."""
+    """The analysis it belongs to; None for a knowledge card and for a document."""
     key: str
-    """Id of the finding, proposal, interpretation or card it tells of; "" for a summary."""
+    """Id of the finding, proposal, interpretation, card or document it tells of; "" for a
+    summary."""
     text: str
     """What it says, after its header."""
     gist: str

@@ -15,7 +15,8 @@ from zsei.memory.words import CODES, METRICS, content_words
 from zsei.records import Citation
 
 KNOWLEDGE = "knowledge"
-_OF_ANALYSES = ("finding", "verdict", "interpretation", "failure")
+_MEASURED = "measured"
+_OF_ANALYSES = ("finding", "verdict", "interpretation", "failure", _MEASURED)
 """Not the summaries: they name the model, and say little of anything else."""
 """Stands for the run in the citation of a knowledge card."""
 
@@ -194,7 +195,14 @@ def _finding(hit: Hit) -> str | None:
 
 
 def _source(hit: Hit) -> str:
+    if hit.kind == _MEASURED:
+        return f"[{hit.key}]"
     return f"[{hit.run or KNOWLEDGE}{f', {hit.key}' if hit.key else ''}]"
+
+
+def _cited(hit: Hit) -> str:
+    """What a citation names: the analysis, the document, or the cards."""
+    return hit.key if hit.kind == _MEASURED else hit.run or KNOWLEDGE
 
 
 def _quoted(text: str, hits: Sequence[Hit]) -> Draft:
@@ -203,7 +211,7 @@ def _quoted(text: str, hits: Sequence[Hit]) -> Draft:
     ]
     cited = {
         (hit.run, hit.kind, hit.key): Citation(
-            run=hit.run or KNOWLEDGE, finding=_finding(hit), text=f"{hit.kind} {hit.key}".strip()
+            run=_cited(hit), finding=_finding(hit), text=f"{hit.kind} {hit.key}".strip()
         )
         for hit in hits
     }

@@ -1,9 +1,9 @@
 """Analyses as one file that can be carried elsewhere, and back into a memory.
 
 Lines of JSON, each `{"sha256": ..., "content": {...}}` with the hash of its content as canonical
-JSON: a head, then records, calls and vectors, and a last line with the number of lines and a hash
-over all their hashes, so that a cut file is noticed. Records travel as the text that was stored, so
-they arrive byte for byte; vectors travel along, so that nothing is embedded again.
+JSON: a head, then records, documents, calls and vectors, and a last line with the number of lines
+and a hash over all their hashes, so that a cut file is noticed. Records travel as the text that was
+stored, so they arrive byte for byte; vectors travel along, so that nothing is embedded again.
 """
 
 import base64
@@ -18,19 +18,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 
 from zsei.errors import DataError, OutputError, UsageError
 from zsei.llm.types import CallRecord
 from zsei.memory import rows
-from zsei.memory.check import known_runs, whole
+from zsei.memory.check import known_runs
+from zsei.memory.documents import find_document, insert, parsed
+from zsei.memory.portable_contents import Content, contents, is_unit
 from zsei.memory.schema import connect_to_read, named_errors
 from zsei.memory.store import FILE, Memory, one_run
 from zsei.records import AnalysisRecord, Record
 
 FORMAT = 1
-Content = dict[str, Any]
 
 
 class Exported(Record):
@@ -40,8 +40,11 @@ class Exported(Record):
     runs: tuple[str, ...]
     calls: int
     vectors: int
+    documents: int = 0
+    """Measurements of speed, profiles and checked claims."""
     left_out: tuple[str, ...] = ()
-    """Analyses that are damaged and so were left out, and why; only when saving what is whole."""
+    """Analyses and documents that are damaged and so were left out, and why; only when saving what
+    is whole."""
 
 
 class Imported(Record):
@@ -54,6 +57,8 @@ class Imported(Record):
     """Analyses that were there before under the same id with other content; ours stayed."""
     calls: int
     vectors: int
+    documents: int = 0
+    """Documents that were added; one that was there is not counted."""
 
 
 def export_runs(
@@ -64,7 +69,7 @@ def export_runs(
     Args:
         home: The folder of memory.
         file: The new file.
-        runs: Names of analyses, as `Memory.get` takes them; none is all.
+        runs: Names of analyses, as `Memory.get` takes them, and of documents; none is all.
         vectors: Whether the vectors of their passages travel along.
         salvage: Read a damaged memory and leave out what is not whole.
 
@@ -80,19 +85,22 @@ def export_runs(
         raise UsageError(f"There is no memory in {home}; `zsei analyze` makes one.")
     if not salvage:
         Memory(home)  # looks for damage
-    counts = {"record": 0, "call": 0, "vector": 0}
+    counts = {"record": 0, "document": 0, "call": 0, "vector": 0}
     with named_errors(path), closing(connect_to_read(path)) as db:
         db.execute("BEGIN")
         known = [run for run, _ in known_runs(db)]
-        chosen = {one_run(run, list(reversed(known))) for run in runs} or set(known)
-        ordered = [run for run in known if run in chosen]
+        kept = {run: find_document(db, run) for run in runs}
+        chosen = {one_run(run, list(reversed(known))) for run in runs if not kept[run]}
+        ordered = [run for run in known if run in chosen or not runs]
+        papers = {name for name in kept.values() if name} if runs else None
         left: dict[str, str] = {}
-        _write(file, _counted(_contents(db, ordered, vectors, salvage, left), counts))
+        _write(file, _counted(contents(db, ordered, papers, vectors, salvage, left), counts))
     return Exported(
         path=str(file),
         runs=tuple(run for run in ordered if run not in left),
         calls=counts["call"],
         vectors=counts["vector"],
+        documents=counts["document"],
         left_out=tuple(f"{run}: {why}" for run, why in left.items()),
     )
 
@@ -112,11 +120,14 @@ def import_runs(memory: Memory, file: Path) -> Imported:
     for _ in _read(file):  # all lines are looked at before the first is added
         pass
     added, kept, different = list[str](), list[str](), list[str]()
-    calls = vectors = 0
+    calls = vectors = papers = 0
     with memory.writing() as db:
         for content in _read(file):
             if content["kind"] == "record":
                 _add(db, content["body"], added, kept, different)
+            elif content["kind"] == "document":
+                record = parsed(content["type"], content["body"])
+                papers += insert(db, content["type"], record, content["body"])
             elif content["kind"] == "call" and content["run"] in added:
                 call = CallRecord.model_validate_json(content["body"])
                 db.execute(
@@ -138,6 +149,7 @@ def import_runs(memory: Memory, file: Path) -> Imported:
         different=tuple(different),
         calls=calls,
         vectors=vectors,
+        documents=papers,
     )
 
 
@@ -153,55 +165,6 @@ def _add(
     ours = AnalysisRecord.model_validate_json(found["body"])
     same = ours.without_timings() == record.without_timings()  # every run has its own timings
     (kept if same else different).append(record.id)
-
-
-def _contents(
-    db: sqlite3.Connection, runs: Sequence[str], vectors: bool, salvage: bool, left: dict[str, str]
-) -> Iterator[Content]:
-    """Everything that travels, in the order in which it was made."""
-    for run in runs:
-        try:
-            whole(db, run)
-            asked = "SELECT body FROM records WHERE run = ?"
-            body = db.execute(asked, (run,)).fetchone()["body"]
-        except (ValueError, sqlite3.Error) as error:
-            if not salvage:
-                raise OutputError(
-                    f"An export holds whole records only, but of {run} {error}; `zsei memory "
-                    "export FILE --salvage` leaves such analyses out."
-                ) from error
-            left[run] = str(error)
-            continue
-        yield {"kind": "record", "run": run, "body": body}
-    for run in (run for run in runs if run not in left):
-        asked = "SELECT body FROM llm_calls WHERE run = ? ORDER BY number"
-        for row in _rows(db, asked, (run,), salvage):
-            yield {"kind": "call", "run": run, "body": row["body"]}
-    if not vectors:
-        return
-    sent: set[tuple[str, str]] = set()
-    for run in (run for run in runs if run not in left):
-        asked = (
-            "SELECT DISTINCT fingerprint, sha256, vector FROM chunks JOIN vectors USING (sha256) "
-            "WHERE run = ? ORDER BY fingerprint, sha256"
-        )
-        for row in _rows(db, asked, (run,), salvage):
-            key = (row["fingerprint"], row["sha256"])
-            if key not in sent and _is_unit(bytes(row["vector"])):
-                sent.add(key)
-                data = base64.b64encode(bytes(row["vector"])).decode()
-                yield {"kind": "vector", "fingerprint": key[0], "name": key[1], "data": data}
-
-
-def _rows(
-    db: sqlite3.Connection, asked: str, values: tuple[str, ...], salvage: bool
-) -> list[sqlite3.Row]:
-    """All rows; of a damaged memory whatever can be read in one piece."""
-    if not salvage:
-        return db.execute(asked, values).fetchall()
-    with suppress(sqlite3.Error):
-        return db.execute(asked, values).fetchall()
-    return []
 
 
 def _counted(contents: Iterator[Content], counts: dict[str, int]) -> Iterator[Content]:
@@ -296,22 +259,19 @@ def _look(content: Content, number: int, file: Path) -> None:
     try:
         if content["kind"] == "record":
             fits = AnalysisRecord.model_validate_json(content["body"]).id == content["run"]
+        elif content["kind"] == "document":
+            fits = parsed(content["type"], content["body"]).id == content["run"]
         elif content["kind"] == "call":
             CallRecord.model_validate_json(content["body"])
             fits = isinstance(content["run"], str)
         else:
             named = isinstance(content["fingerprint"], str) and len(content["name"]) == 64
             blob = base64.b64decode(content["data"], validate=True)
-            fits = content["kind"] == "vector" and named and _is_unit(blob)
+            fits = content["kind"] == "vector" and named and is_unit(blob)
     except (KeyError, TypeError, ValueError, ValidationError):
         fits = False
     if not fits:
         raise _refused(file, f"line {number} ({content.get('kind')}) does not fit this ZSEI")
-
-
-def _is_unit(blob: bytes) -> bool:
-    vector = np.frombuffer(blob, "<f4") if len(blob) % 4 == 0 else np.zeros(0)
-    return bool(abs(float(vector @ vector) - 1) < 1e-3)
 
 
 def _refused(file: Path, problem: str) -> DataError:

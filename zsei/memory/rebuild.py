@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 
-from zsei.memory import index, rows
+from zsei.memory import documents, index, rows
 from zsei.memory.check import whole
 from zsei.memory.embedder import EmbedderUnavailable
 from zsei.memory.place import IndexUnusable, Token
@@ -21,8 +21,9 @@ class Rebuilt(Record):
     indexed: int
     notes: tuple[str, ...] = ()
     """What could not be made, and why."""
+    documents: int = 0
     damaged: tuple[str, ...] = ()
-    """Analyses whose record is not whole; their rows were left as they are."""
+    """Analyses and documents whose record is not whole; their rows were left as they are."""
 
 
 def rebuild(memory: Memory, *, embed: bool = False) -> Rebuilt:
@@ -51,7 +52,11 @@ def rebuild(memory: Memory, *, embed: bool = False) -> Rebuilt:
         if problem:
             damaged.append(row["id"])
             notes.append(f"{row['id']}: {problem}")
+    wrong = _documents(memory)
+    damaged += wrong
+    notes += [f"{name}: {problem}" for name, problem in wrong.items()]
     with memory.reading() as db:
+        kept = db.execute("SELECT COUNT(DISTINCT id) FROM documents").fetchone()[0]
         passages = db.execute("SELECT COUNT(*) FROM chunks").fetchone()[0]
     embedded = indexed = 0
     if embed:
@@ -67,7 +72,8 @@ def rebuild(memory: Memory, *, embed: bool = False) -> Rebuilt:
     for left in (memory.home / "index").glob("*.broken-*"):
         shutil.rmtree(left, ignore_errors=True)
     return Rebuilt(
-        runs=len(known) - len(damaged),
+        runs=len(known) - (len(damaged) - len(wrong)),
+        documents=kept - len(wrong),
         passages=passages,
         embedded=embedded,
         indexed=indexed,
@@ -98,6 +104,22 @@ def _again(db: sqlite3.Connection, run: str) -> str:
     db.execute("DELETE FROM runs WHERE id = ?", (run,))
     rows.write(db, record, body, sequence)
     return ""
+
+
+def _documents(memory: Memory) -> dict[str, str]:
+    """Make the passages of all documents again; those that are not whole, and why."""
+    with memory.reading() as db:
+        names = [row["id"] for row in db.execute("SELECT DISTINCT id FROM documents ORDER BY id")]
+    wrong: dict[str, str] = {}
+    for name in names:
+        with memory.writing() as db:
+            try:
+                documents.whole(documents.newest(db, name))
+            except ValueError as error:
+                wrong[name] = str(error)
+            else:
+                documents.renew_passages(db, name)
+    return wrong
 
 
 def _embed_all(memory: Memory) -> int:

@@ -102,7 +102,15 @@ _THIRD = (
 )
 """Where in a training run an analysis stands; '' for one that stands beside none."""
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _THIRD)
+_FOURTH = (
+    """CREATE TABLE documents (
+        number INTEGER PRIMARY KEY, id TEXT NOT NULL, kind TEXT NOT NULL, created TEXT NOT NULL,
+        model TEXT NOT NULL, body TEXT NOT NULL, sha256 TEXT NOT NULL, UNIQUE (id, sha256))""",
+)
+"""Measurements of speed, profiles and checked claims, whole; `documents` says what is made of
+them."""
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """Append only: position in this list is the schema version a file carries."""
 
 

@@ -46,6 +46,10 @@ class Vocabulary:
     """Training run -> its analyses, the last epoch first."""
     epochs: Mapping[str, int] = field(default_factory=dict)
     """Analysis of a training run -> epoch."""
+    documents: tuple[tuple[str, str, str], ...] = ()
+    """(id, kind, model) of every document, the newest first."""
+    measured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Kind of document -> what such are about: speed-ups, claims, components."""
     titles: tuple[tuple[str, str], ...] = ()
     """(id, title) of knowledge cards: the title is one more wording for what the id names."""
 
@@ -191,6 +195,8 @@ def load(db: sqlite3.Connection, cards: Iterable[Card] = ()) -> Vocabulary:
         findings=_column(db, "SELECT DISTINCT id FROM findings ORDER BY 1"),
         trainings={name: tuple(found) for name, found in trainings.items()},
         epochs={row["id"]: row["epoch"] for row in stands},
+        documents=_documents(db),
+        measured=_measured(db),
         titles=tuple((name, title) for name, title, _ in cards),
     )
 
@@ -217,6 +223,22 @@ def _labels(row: sqlite3.Row) -> Iterable[str]:
     names |= {group for group, families in words.FAMILIES.items() if family in families.split()}
     taken = {*words.KINDS, "model", "network", "net", "module"}
     return sorted(name for name in names if len(name) > 1 and name not in taken)
+
+
+def _documents(db: sqlite3.Connection) -> tuple[tuple[str, str, str], ...]:
+    """Each id once, where its newest document stands."""
+    found = db.execute("SELECT id, kind, model FROM documents ORDER BY created DESC, number DESC")
+    return tuple(dict.fromkeys((row["id"], row["kind"], row["model"]) for row in found))
+
+
+def _measured(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    found: dict[str, list[str]] = {}
+    for row in db.execute(
+        "SELECT DISTINCT documents.kind, metric FROM chunks JOIN documents ON documents.id = key "
+        "WHERE chunks.kind = 'measured' ORDER BY 1, 2"
+    ):
+        found.setdefault(row["kind"], []).append(row["metric"])
+    return {kind: tuple(subjects) for kind, subjects in found.items()}
 
 
 def _column(db: sqlite3.Connection, statement: str) -> tuple[str, ...]:
