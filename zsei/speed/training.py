@@ -19,6 +19,7 @@ from zsei.speedups.training.setup import OptimizerRecipe, TrainingSetup
 from zsei.speedups.workload import Workload
 from zsei.timing.pairs import Rounds, Side, interleave
 from zsei.timing.peak import Peak, peak_memory
+from zsei.timing.threads import torch_threads
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,17 +118,6 @@ def _peak(setup: TrainingSetup, workload: Workload, step: Callable[[], object]) 
     setup.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     return peak_memory(step, workload.device)
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """So many torch threads; the number in force before is restored."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
