@@ -28,6 +28,8 @@ UNITS: dict[Kind, tuple[Unit, ...]] = {
 baseline's is gone; accuracy is the loss of it."""
 SMALLER: frozenset[Kind] = frozenset({"latency", "accuracy", "difference"})
 """Kinds of which less is better: of a range the upper end is what is claimed."""
+ATTENTION = "attention-backend"
+"""The speed-up that memory of the attention is about."""
 STEPLESS: frozenset[Kind] = frozenset({"scaling", "throughput", "latency"})
 """Kinds that may be claimed of the baseline itself."""
 
@@ -210,8 +212,15 @@ def _ways(claim: Claim) -> str:
 def _places(claim: Claim) -> str:
     if claim.of == "attention" and claim.kind != "memory":
         return "only a claim of memory can be of the attention alone"
+    alone = all([step.speedup for step in way] == [ATTENTION] for way in claim.ways)
+    if claim.of == "attention" and not alone:
+        return f"memory of the attention is about {ATTENTION} alone, one step in every way"
     if claim.of == "attention" and claim.at.length is None:
         return "memory of the attention needs `at: {length: N}`, because it grows with its square"
+    if claim.use == "training" and claim.kind in ("accuracy", "difference"):
+        return f"a claim of {claim.kind} is about inference: outputs of the model as it is"
+    if claim.use == "training" and claim.of == "attention":
+        return "memory of the attention is about inference"
     if claim.use == "training" and claim.at != At():
         return "a claim about training is measured on the workload's own batches, without `at`"
     return ""

@@ -11,10 +11,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from zsei.claims.claim import KINDS, Claim, ClaimsFile
+from zsei.claims.claim import Claim, ClaimsFile
 from zsei.errors import UsageError
 from zsei.speedups import find_speed_up
 from zsei.speedups.speedup import Step, Use, params_of
+from zsei.speedups.training import find_training_speed_up
+from zsei.speedups.training.protocol import training_params
 
 LARGEST = 1_000_000
 """Bytes of a file that anybody wrote by hand."""
@@ -63,7 +65,8 @@ def _text(path: Path) -> str:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UsageError(f"{str(path)!r} must be a text file that can be read: {reason}.") from error
+        told = f"{str(path)!r} must be a text file that can be read: {reason}."
+        raise UsageError(told) from error
 
 
 def _loaded(path: Path, text: str) -> tuple[yaml.Node | None, Any]:
@@ -200,8 +203,8 @@ def _check_steps(path: Path, file: ClaimsFile) -> None:
         ("the baseline", step, file.workload.use) for step in file.baseline
     ]
     for claim in file.claims:
-        use = file.use_of(claim)
-        named += [(f"claim {claim.id!r}", step, use) for way in claim.ways for step in way]
+        where, use = f"claim {claim.id!r}", file.use_of(claim)
+        named += [(where, step, use) for way in claim.ways for step in way]
     for where, step, use in named:
         try:
             check_step(step, use)
@@ -215,10 +218,7 @@ def check_step(step: Step, use: Use) -> None:
     Raises:
         UsageError: There is none, or it does not take them.
     """
-    del use
-    params_of(find_speed_up(step.speedup), step)
-
-
-def kinds_text() -> str:
-    """The kinds of claims in one line."""
-    return ", ".join(KINDS)
+    if use == "training":
+        training_params(find_training_speed_up(step.speedup), step)
+    else:
+        params_of(find_speed_up(step.speedup), step)

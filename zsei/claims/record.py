@@ -53,8 +53,8 @@ class Outcome(Record):
     left_out: tuple[Failure, ...] = ()
     """Alternatives that do not count, and why."""
     measurements: tuple[Measurement, ...] = ()
-    """What stands beside the value: difference and divergence of outputs, the baseline's own figure,
-    the product of the parts of a combined claim, which is no measurement of the whole."""
+    """What stands beside the value: difference and divergence of outputs, bytes of both sides, the
+    product of the parts of a combined claim, which is no measurement of the whole."""
     machine: Machine
     command: str
     """Measures this claim again."""
@@ -64,12 +64,13 @@ class Outcome(Record):
     @property
     def claimed(self) -> str:
         """The claim in short: `2 to 4 x`, `at most 10 ms/sample`."""
-        low, high, unit = self.at_least, self.at_most, self.unit
+        low, high = self.at_least, self.at_most
+        unit = "" if self.unit in ("1", "share") else f" {self.unit}"
         if low is not None and high is not None:
-            return f"{low:g} to {high:g} {unit}"
+            return f"{low:g} to {high:g}{unit}"
         if low is not None:
-            return f"at least {low:g} {unit}"
-        return "the gate's limits" if high is None else f"at most {high:g} {unit}"
+            return f"at least {low:g}{unit}"
+        return "the gate's limits" if high is None else f"at most {high:g}{unit}"
 
 
 class ClaimsRecord(Record):
