@@ -1,4 +1,4 @@
-"""Deciding claims round by round: rarely wrong however often one looks, and done when it is clear."""
+"""Deciding claims round by round: rarely wrong however often one looks."""
 
 from collections.abc import Callable
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, ValidationError
@@ -80,7 +80,7 @@ class Ceilings(Record):
 class _Kept(Record):
     """The file: everything measured so far."""
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     ceilings: tuple[Ceilings, ...] = ()
 
 

@@ -17,8 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import JsonValue
-
 from zsei import errors
 from zsei.errors import ModelError, UsageError, ZseiError
 from zsei.timing.resident import resident_memory
@@ -48,7 +46,7 @@ class Fresh:
 
 def run_fresh(
     function: str,
-    arguments: Mapping[str, JsonValue] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     *,
     environment: Mapping[str, str] | None = None,
     threads: int | None = None,

@@ -16,7 +16,8 @@ class Moment:
     seconds: float
     """Since the call began."""
     bytes: int
-    """Alive, beyond what was there when the call began; negative when that was released."""
+    """Alive of what the call allocated; nobody tells the size of what was there before and is
+    released."""
     operator: str
     """Outermost torch operator that was running; empty between operators."""
     scope: str
