@@ -244,7 +244,7 @@ def test_a_half_written_card_stops_an_analysis_before_any_work(
     assert not [path for path in home.rglob("*") if path.suffix == ".jsonl"]
     monkeypatch.delenv("ZSEI_CARDS")
     assert main(["list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": []}
+    assert json.loads(capsys.readouterr().out) == {"runs": [], "documents": []}
 
 
 def test_listing_and_checking_load_neither_torch_nor_a_client() -> None:

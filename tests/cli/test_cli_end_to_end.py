@@ -151,4 +151,4 @@ def test_ctrl_c_leaves_the_memory_whole(
     assert "Traceback" not in err
     assert not [path for path in tmp_path.iterdir() if path != home]
     assert main(["list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": []}
+    assert json.loads(capsys.readouterr().out) == {"runs": [], "documents": []}

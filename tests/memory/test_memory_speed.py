@@ -128,7 +128,8 @@ def test_where_the_time_goes_is_answered_hot_spots_first(memory: Memory) -> None
     "question",
     [
         "which speed-ups held on llama?", "did int4 speed up MiniLM?",
-        "did the claim of 50x hold?", "which speed-ups held on demo:gpt2?", "where does gpt2 spend its time?",
+        "did the claim of 50x hold?", "which speed-ups held on demo:gpt2?",
+        "where does gpt2 spend its time?",
     ],
 )  # fmt: skip
 def test_what_was_not_measured_is_refused(memory: Memory, question: str) -> None:
@@ -271,3 +272,30 @@ def test_names_that_fit_twice_are_refused(memory: Memory) -> None:
     with pytest.raises(UsageError, match=r"only one fits; '5aeed' begins 5aeed000.*, 5aeed000"):
         get_document(memory, "5aeed")
     assert json.loads(speed().model_dump_json())["model"] == MINILM
+
+
+def test_the_commands_list_show_carry_and_forget(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from zsei.cli import main
+
+    def run(*words: str, code: int = 0) -> str:
+        assert main([*words]) == code
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("ZSEI_HOME", str(memory.home))
+    listed = json.loads(run("list", "--json"))
+    assert [row["kind"] for row in listed["documents"]] == ["profile", "claims", "speed"]
+    assert listed["runs"] == []
+    (row,) = json.loads(run("list", "--kind", "claims", "--json"))["documents"]
+    assert row["id"] == claims().id
+    assert claims().id in run("list", "--kind", "claims")
+    assert json.loads(run("show", speed().id, "--json")) == json.loads(speed().model_dump_json())
+    assert "2.12 times as fast (1.91 to 2.34)" in " ".join(run("show", speed().id[:6]).split())
+    assert "3 of 3 measurements are whole" in " ".join(run("memory", "check").split())
+    run("memory", "export", str(tmp_path / "all.jsonl"))
+    run("delete", claims().id, "--yes")
+    assert run("show", claims().id, code=2) == ""
+    assert "1 measurements" in run("memory", "import", str(tmp_path / "all.jsonl"))
+    assert json.loads(run("show", claims().id, "--json"))["id"] == claims().id

@@ -1,4 +1,4 @@
-"""`zsei delete`: forget one analysis."""
+"""`zsei delete`: forget one analysis or measurement."""
 
 import sys
 from typing import Annotated
@@ -14,26 +14,31 @@ def delete(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether it is meant.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Forget one analysis: its record, its passages, and vectors that no other uses."""
+    """Forget one analysis or measurement: record, passages, and vectors that no other uses."""
     from zsei.cli.output import console, results
 
     with results() as stdout:
         from zsei.errors import UsageError
         from zsei.memory import open_memory
+        from zsei.memory.documents import delete_document, find_document
         from zsei.memory.rebuild import follow
         from zsei.report import plain
 
         memory = open_memory(settings())
         with memory.reading() as db:
-            found = memory.find(db, run)
+            document = find_document(db, run)
+            found = document or memory.find(db, run)
         if not yes:
             if as_json or not sys.stdin.isatty():
                 raise UsageError(
                     f"Deleting {found} cannot be undone, and nobody is there to ask; say --yes."
                 )
-            if not typer.confirm(f"Forget the analysis {found}, for good?", err=True):
+            if not typer.confirm(f"Forget {found}, for good?", err=True):
                 return codes.ERROR
-        memory.delete(found)
+        if document is not None:
+            delete_document(memory, document)
+        else:
+            memory.delete(found)
         notes = follow(memory)
         if as_json:
             import json

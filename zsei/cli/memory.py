@@ -45,9 +45,14 @@ def check(as_json: Json = False) -> int:
 def _show(health: "Health", screen: "Console") -> None:
     from zsei.report import plain
 
-    fine = [run for run in health.runs if not run.problem]
-    wrong = [run for run in health.runs if run.problem]
-    plain.paragraph(screen, f"{health.path}: {len(fine)} of {len(health.runs)} analyses are whole.")
+    looked_at = (*health.runs, *health.documents)
+    fine = [run for run in looked_at if not run.problem]
+    wrong = [run for run in looked_at if run.problem]
+    whole = sum(not run.problem for run in health.runs)
+    plain.paragraph(screen, f"{health.path}: {whole} of {len(health.runs)} analyses are whole.")
+    if health.documents:
+        kept = sum(not one.problem for one in health.documents)
+        plain.paragraph(screen, f"{kept} of {len(health.documents)} measurements are whole.")
     for problem in health.problems:
         plain.paragraph(screen, problem)
     for run in wrong:
@@ -59,6 +64,11 @@ def _show(health: "Health", screen: "Console") -> None:
         told = f"{space.vectors} vectors of {space.fingerprint}"
         told += f", {space.missing} passages without one yet" if space.missing else ""
         plain.paragraph(screen, f"{told}; index: {space.index}")
+
+
+def _measured(count: int) -> str:
+    """Part of a sentence about documents; nothing where there are none."""
+    return f"{count} measurements, " if count else ""
 
 
 @memory.command()
@@ -82,7 +92,8 @@ def rebuild(
             stdout.write(done.model_dump_json() + "\n")
         else:
             screen = console(stdout)
-            told = f"{done.runs} analyses made again, {done.passages} passages, "
+            told = f"{done.runs} analyses made again, {_measured(done.documents)}"
+            told += f"{done.passages} passages, "
             told += f"{done.embedded} embedded anew, {done.indexed} in the index."
             plain.paragraph(screen, told)
             for note in done.notes:
@@ -94,7 +105,8 @@ def rebuild(
 def export_(
     file: Annotated[Path, typer.Argument(help="The new file.")],
     run: Annotated[
-        list[str] | None, typer.Option(help="Only this analysis; may be given several times.")
+        list[str] | None,
+        typer.Option(help="Only this analysis or measurement; may be given several times."),
     ] = None,
     vectors: Annotated[
         bool, typer.Option("--vectors/--no-vectors", help="Whether vectors travel along.")
@@ -117,7 +129,8 @@ def export_(
             stdout.write(done.model_dump_json() + "\n")
         else:
             screen = console(stdout)
-            told = f"{len(done.runs)} analyses with {done.vectors} vectors in {done.path}."
+            told = f"{len(done.runs)} analyses, {_measured(done.documents)}"
+            told += f"{done.vectors} vectors in {done.path}."
             plain.paragraph(screen, told)
             for left in done.left_out:
                 plain.paragraph(screen, f"Left out: {left}")
@@ -142,7 +155,8 @@ def import_(
             stdout.write(done.model_dump_json() + "\n")
         else:
             screen = console(stdout)
-            told = f"{len(done.added)} analyses added, {len(done.kept)} were there before."
+            told = f"{len(done.added)} analyses added, {_measured(done.documents)}"
+            told += f"{len(done.kept)} were there before."
             plain.paragraph(screen, told)
             if done.different:
                 plain.paragraph(
