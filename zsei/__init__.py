@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zsei.claims.check import check_claims
     from zsei.errors import ZseiError
     from zsei.pipeline import analyze, apply, ask, load
     from zsei.profiling.profile import profile
@@ -36,6 +37,7 @@ _HOME = {
     "analyze": "zsei.pipeline",
     "apply": "zsei.pipeline",
     "ask": "zsei.pipeline",
+    "check_claims": "zsei.claims.check",
     "export": "zsei.surgery.export_model:export_model",
     "load": "zsei.pipeline",
     "profile": "zsei.profiling.profile",
@@ -59,6 +61,7 @@ __all__ = [
     "analyze",
     "apply",
     "ask",
+    "check_claims",
     "export",
     "load",
     "profile",

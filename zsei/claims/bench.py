@@ -94,7 +94,7 @@ class Bench:
 
     def start(self) -> Runnable:
         """The baseline of the claims: the workload as it is, with the baseline's own steps."""
-        return carry_out(self.file.baseline, self.workload, self.shelf)
+        return carry_out(self.file.baseline_of("inference"), self.workload, self.shelf)
 
     def training(self, steps: Sequence[Step]) -> TrainingSetup:
         """A training setup with steps carried out, on a copy of its own.

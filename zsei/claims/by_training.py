@@ -66,15 +66,10 @@ def _setups(bench: Bench, claim: Claim) -> tuple[Setups, tuple[Failure, ...]]:
 
 
 def _memory(bench: Bench, claim: Claim, setups: Setups) -> Found:
-    before = _bytes(bench, bench.training(_plain(bench)))
+    before = _bytes(bench, bench.training(bench.file.baseline_of("training")))
     after = {place: _bytes(bench, setup) for place, setup in setups.items()}
     place = min(after, key=lambda place: after[place])
     return compared(claim, before, after[place]).with_(steps=claim.ways[place])
-
-
-def _plain(bench: Bench) -> tuple[Step, ...]:
-    """Steps of the baseline of training: the file's, where its workload is training."""
-    return bench.file.baseline if bench.file.workload.use == "training" else ()
 
 
 def _bytes(bench: Bench, setup: TrainingSetup) -> int:
@@ -96,7 +91,7 @@ def _timed(bench: Bench, claim: Claim, setups: Setups, budget: float | None) -> 
         sides = {ONE: bench.training(steps), **sides}
         threads = {ONE: 1, CLAIMED: cores_of(claim)}
     elif claim.kind in ("speed-up", "combined"):
-        sides = {BASELINE: bench.training(_plain(bench)), **sides}
+        sides = {BASELINE: bench.training(bench.file.baseline_of("training")), **sides}
     decided = _run(bench, sides, _value(bench, claim), claim=claim, threads=threads, budget=budget)
     found = by_clock(claim, decided)
     chosen = f"; the best of {len(claim.alternatives)} is {named(steps)}"

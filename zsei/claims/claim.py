@@ -164,6 +164,10 @@ class ClaimsFile(Record):
     """Steps that the baseline has too; none is eager attention, float32, padded batches."""
     claims: tuple[Claim, ...] = Field(min_length=1)
 
+    def baseline_of(self, use: Use) -> tuple[Step, ...]:
+        """Steps of the baseline of inference or training: it is of the workload's own use."""
+        return self.baseline if use == self.workload.use else ()
+
     def use_of(self, claim: Claim) -> Use:
         """What a claim is about: inference or training."""
         return claim.use or self.workload.use

@@ -199,17 +199,15 @@ def _check_steps(path: Path, file: ClaimsFile) -> None:
     Raises:
         UsageError: One is not; the message names the claim.
     """
-    named: list[tuple[str, Step, Use]] = [
-        ("the baseline", step, file.workload.use) for step in file.baseline
-    ]
+    named = [("the baseline", file.workload.use, file.baseline)]
     for claim in file.claims:
-        where, use = f"claim {claim.id!r}", file.use_of(claim)
-        named += [(where, step, use) for way in claim.ways for step in way]
-    for where, step, use in named:
-        try:
-            check_step(step, use)
-        except UsageError as error:
-            raise UsageError(f"{path.name}, {where}: {error}") from error
+        named += [(f"claim {claim.id!r}", file.use_of(claim), way) for way in claim.ways]
+    for where, use, steps in named:
+        for step in steps:
+            try:
+                check_step(step, use)
+            except UsageError as error:
+                raise UsageError(f"{path.name}, {where}: {error}") from error
 
 
 def check_step(step: Step, use: Use) -> None:

@@ -72,7 +72,7 @@ def ways_of(bench: Bench, claim: Claim, *, same: bool = True) -> Ways:
             usable.append(Way(steps=(), runnable=bench.start()))
             continue
         try:
-            tried = bench.tried(_together(bench.file.baseline, steps))
+            tried = bench.tried(_together(bench.file.baseline_of("inference"), steps))
         except SpeedUpRefused as refused:
             left_out.append(Failure(stage=REFUSED, what=named(steps), why=str(refused)))
             continue

@@ -11,6 +11,7 @@ from zsei.cli.apply import apply
 from zsei.cli.ask import ask
 from zsei.cli.breaker import breaker
 from zsei.cli.chat import chat
+from zsei.cli.claims import claims
 from zsei.cli.compare import compare
 from zsei.cli.contracts import contracts
 from zsei.cli.delete import delete
@@ -32,7 +33,7 @@ from zsei.cli.similar import similar
 from zsei.cli.watch import watch
 
 EPILOG = (
-    "Exit codes: 0 done, 1 error, 2 usage, 3 the gate accepted nothing, "
+    "Exit codes: 0 done, 1 error, 2 usage, 3 nothing accepted or a claim not held, "
     "4 the language model failed and rules stood in, 5 memory damaged, 130 interrupted."
 )
 
@@ -61,7 +62,7 @@ app = typer.Typer(
 )
 for _command in (
     analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune,
-    profile, export, log, rollback, breaker, doctor, mcp, watch, serve, contracts,
+    profile, claims, export, log, rollback, breaker, doctor, mcp, watch, serve, contracts,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.command("runs")(training_runs)

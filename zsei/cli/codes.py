@@ -4,6 +4,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from zsei.claims.record import ClaimsRecord
     from zsei.pruning.outlook import Outlook
     from zsei.pruning.records import PruneRecord
     from zsei.records import AnalysisRecord, Answer
@@ -12,6 +13,7 @@ DONE = 0
 ERROR = 1
 USAGE = 2
 NOTHING_ACCEPTED = 3
+NOT_HELD = 3
 RULES_STOOD_IN = 4
 INTERRUPTED = 130
 
@@ -50,6 +52,21 @@ def of_outlook(outlook: "Outlook") -> int:
         return DONE
     _note(outlook.refusal or "Nothing can go within the loss that is allowed.")
     return NOTHING_ACCEPTED
+
+
+def of_claims(record: "ClaimsRecord", *, strict: bool = False) -> int:
+    """Exit code of a check of claims: 3 when one does not hold; strictly, when one is not held for
+    sure. What is open is told on stderr either way.
+    """
+    wrong = [outcome.id for outcome in record.outcomes if outcome.verdict == "not held"]
+    undecided, unmeasured = record.count("not decided"), record.count("not measurable here")
+    said = [f"{len(wrong)} of {len(record.outcomes)} claims do not hold: {', '.join(wrong)}"]
+    said = said if wrong else []
+    said += [f"{undecided} not decided"] if undecided else []
+    said += [f"{unmeasured} not measurable here"] if unmeasured else []
+    if said:
+        _note(f"{'; '.join(said)}.")
+    return NOT_HELD if wrong or (strict and (undecided or unmeasured)) else DONE
 
 
 def of_answer(answer: "Answer") -> int:
