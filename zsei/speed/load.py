@@ -52,6 +52,12 @@ def load_fast(
     """
     settings = settings or Settings()
     stored = read_settings(file)
+    if stored.use == "training":
+        raise UsageError(
+            f"zsei.load makes a model that answers faster; {Path(file).name} holds speed-ups of "
+            f"training. Use zsei.speed.training_up.training_setup for a loop of your own, or "
+            f"measure without --train."
+        )
     device = find_device(stored.device)
     if model is None:
         _refuse_code(stored, Path(file))

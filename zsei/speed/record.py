@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from zsei.records import Failure, Measurement, Record, Verdict
-from zsei.speedups.speedup import Step
+from zsei.speedups.speedup import Step, Use
 from zsei.timing.interval import Interval
 
 SETTINGS_VERSION = 1
@@ -89,6 +89,9 @@ class SpeedSettings(Record):
     device: str
     """`cpu` or `cuda`."""
     steps: tuple[Step, ...]
+    use: Use = "inference"
+    """What the steps speed up; those of training are carried out by `carry_out_training`
+    (`zsei.speedups.training`)."""
     speed_up: Interval | None = None
     measured_on: str = ""
     """Processor or card, and threads of the baseline."""
@@ -114,7 +117,7 @@ class SpeedRecord(Record):
     """`cpu` or `cuda:0`."""
     device_name: str
     threads: int
-    use: str = "inference"
+    use: Use = "inference"
     samples: int
     batch_size: int
     lengths: tuple[int, ...] = ()

@@ -132,7 +132,7 @@ class TrainingSetup:
         """
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        for part, share in self._parts(batch):
+        for part, share in self.parts(batch):
             value = self.loss_of(part) * share
             self.scaler.scale(value).backward()
             total = total + value.detach()
@@ -164,7 +164,8 @@ class TrainingSetup:
         """With one more context around the forward pass, inside the others."""
         return replace(self, around=(*self.around, enter))
 
-    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+    def parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """The micro-batches of a step, each with its share of the samples."""
         if self.micro_batches == 1:
             yield batch, 1.0
             return
