@@ -30,11 +30,15 @@ class TrainingRace:
     """Seconds of one step."""
     peaks: Mapping[str, Peak]
     """Most memory alive during a step on the largest batch, beyond what stands from step to step:
-    activations, gradients, scratch space. None were asked for: empty."""
+    activations, gradients, scratch space. Empty where it was not asked for."""
     standing: Mapping[str, int]
     """Bytes that stand from step to step: parameters, buffers, the optimizer's state."""
     prepared: Mapping[str, float]
     """Seconds of the untimed steps, one on each batch: compiling is among them."""
+
+    def bytes(self, name: str) -> int:
+        """Memory of a step in all: what stands from step to step and the peak beyond it."""
+        return self.standing[name] + self.peaks[name].bytes
 
 
 def compare_training(
