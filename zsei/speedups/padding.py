@@ -130,8 +130,11 @@ def _bucketed(
     long, cut = start(inputs), start(short)
     per_position = long.ndim > 1 and long.shape[1] == length and cut.shape[1] == length // 2
 
-    def made(side: Runnable, left: bool = False, shifted: bool = False) -> Bucketed:
-        return Bucketed(side, tokens=tokens, groups=groups, per_position=per_position,
+    def made(
+        side: Runnable, left: bool = False, shifted: bool = False, most: int = len(inputs[0])
+    ) -> Bucketed:
+        # A trial runs each of its samples alone, which cuts what any other grouping could.
+        return Bucketed(side, tokens=tokens, groups=most, per_position=per_position,
                         cut_left=left, shifted=shifted)  # fmt: skip
 
     real = _real(tokens, inputs, workload) if per_position else None
@@ -145,8 +148,8 @@ def _bucketed(
         cut_too = start.with_module(made(start, True, shifted), main_only=True)
         if moved(whole, _tried(cut_too, mirrored, whole), real) <= EXACT:
             kept = not shifted or takes(runnable.module, "position_ids")
-            return made(runnable, kept, shifted and kept)
-    return made(runnable)
+            return made(runnable, kept, shifted and kept, groups)
+    return made(runnable, most=groups)
 
 
 def _packed(

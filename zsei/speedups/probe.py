@@ -21,15 +21,19 @@ def mask_name(workload: Workload) -> str | None:
     batches = (*workload.calibration, *workload.held_out)
     if any(batch.mask is None for batch in batches):
         return None
-    for place, name in enumerate(workload.input_names):
-        tensors = [(batch.inputs[place], batch.mask) for batch in batches]
-        if name == "attention_mask" or all(_is_mask(given, mask) for given, mask in tensors):
-            return name if all(given.ndim == 2 for given, _ in tensors) else None
+    for name in sorted(workload.input_names, key=lambda name: name != "attention_mask"):
+        place = workload.input_names.index(name)
+        given = [(batch.inputs[place], batch.mask) for batch in batches]
+        if name == "attention_mask" and all(tensor.ndim == 2 for tensor, _ in given):
+            return name
+        if all(_is_mask(tensor, mask) for tensor, mask in given):
+            return name
     return None
 
 
 def _is_mask(given: Tensor, mask: Tensor | None) -> bool:
-    return mask is not None and given.shape == mask.shape and bool(((given != 0) == mask).all())
+    # Token ids are 0 at padding too, but not 1 everywhere else.
+    return mask is not None and given.shape == mask.shape and bool((given == mask).all())
 
 
 def token_names(workload: Workload, mask: str) -> tuple[str, ...]:
