@@ -1,6 +1,5 @@
 """Every variant of every speed-up against one baseline, each alone."""
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -96,7 +95,6 @@ def measure_alone(
             del tried
         except SpeedUpRefused as error:
             refused.append(Failure(stage="alone", what=step.text(), why=str(error)))
-        gc.collect()  # a converted copy is let go before the next one is made
     return Alone(trials=tuple(trials), refused=tuple(refused), parts=parts)
 
 

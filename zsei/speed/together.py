@@ -1,6 +1,5 @@
 """The accepted speed-ups together, added one at a time, each time judged and raced again."""
 
-import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,7 +107,6 @@ def _grown(
             branch.left_out.append(_failure(trial, SPENT))
             continue
         _add(bench, branch, trial)
-        gc.collect()
     return branch
 
 
