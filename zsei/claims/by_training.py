@@ -18,7 +18,6 @@ from zsei.records import Failure
 from zsei.speed.baseline import BASELINE
 from zsei.speed.measure import named, sentence
 from zsei.speed.training import random_state_kept
-from zsei.speedups.speedup import Step
 from zsei.speedups.training.setup import TrainingSetup
 from zsei.timing.decision import Decided
 from zsei.timing.peak import peak_memory

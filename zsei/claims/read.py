@@ -199,7 +199,8 @@ def _check_steps(path: Path, file: ClaimsFile) -> None:
     Raises:
         UsageError: One is not; the message names the claim.
     """
-    named = [("the baseline", file.workload.use, file.baseline)]
+    named: list[tuple[str, Use, Sequence[Step]]] = []
+    named.append(("the baseline", file.workload.use, file.baseline))
     for claim in file.claims:
         named += [(f"claim {claim.id!r}", file.use_of(claim), way) for way in claim.ways]
     for where, use, steps in named:

@@ -20,8 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The words after `zsei`; None takes the process's own.
 
     Returns:
-        0 done, 1 error, 2 usage, 3 the gate accepted nothing, 4 the language model failed and
-        rules stood in, 5 memory damaged, 130 interrupted.
+        0 done, 1 error, 2 usage, 3 nothing accepted or a claim not held, 4 the language model
+        failed and rules stood in, 5 memory damaged, 130 interrupted.
     """
     try:
         from zsei.cli.run import run

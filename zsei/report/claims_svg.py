@@ -12,9 +12,9 @@ _KINDS = {"held": "good", "not held": "bad"}
 def claim_bar(outcome: Outcome) -> Markup:
     """Measured value as a bar, its interval as a whisker, the claimed range as a band behind it.
 
-    The scale is linear from 0 to a little beyond the largest of them; "" where nothing was measured.
-    A claim without an upper end is a band that goes on to the right; one without a lower end begins
-    at 0.
+    The scale is linear from 0 to a little beyond the largest of them; "" where nothing was
+    measured. A claim without an upper end is a band that goes on to the right; one without a lower
+    end begins at 0.
     """
     if outcome.value is None:
         return Markup("")
