@@ -236,9 +236,12 @@ def tiny_vit_batch() -> tuple[nn.Module, dict[str, Tensor]]:
 
 def test_wrong_params_are_named() -> None:
     work = token_workload(BERT)
-    for params, said in (({"mode": "fold"}, "mode"), ({"buckets": 1}, "buckets")):
-        with pytest.raises(UsageError, match=said):
-            carry_out([Step(speedup="padding", params=params)], work)
+    for step in (
+        Step(speedup="padding", params={"mode": "fold"}),
+        Step(speedup="padding", params={"buckets": 1}),
+    ):
+        with pytest.raises(UsageError, match=next(iter(step.params))):
+            carry_out([step], work)
 
 
 def test_a_step_before_may_round_otherwise_and_no_more_than_it_does_itself() -> None:
