@@ -120,7 +120,7 @@ def _record(
     subject = workload.subject
     held_out = workload.held_out
     best = _best(alone, together)
-    versions = _versions()
+    versions = versions_here()
     asked = {
         "model": subject.model_hash, "objective": subject.objective.name, "seed": settings.seed,
         "safety": settings.safety, "max_divergence": settings.max_divergence,
@@ -167,7 +167,7 @@ def _best(alone: Alone, together: Combination | None) -> Trial | None:
     return next(iter(alone.best()), None)
 
 
-def _versions() -> dict[str, str]:
+def versions_here() -> dict[str, str]:
     """Of the packages that are there."""
     found = {}
     for name in PACKAGES:
