@@ -1,5 +1,6 @@
 """Knowledge cards: complete, tied together, printed, and found by questions in other words."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from zsei.memory import Memory, cards_of
 from zsei.memory.search import retrieve
 from zsei.resources import load_cards
 from zsei.settings import Settings
+from zsei.speedups import SPEED_UPS
+from zsei.speedups.training import TRAINING_SPEED_UPS
 from zsei.strategies import STRATEGIES
 
 QUESTIONS: tuple[tuple[str, str], ...] = (
@@ -108,6 +111,20 @@ QUESTIONS: tuple[tuple[str, str], ...] = (
     ),
     ("bfloat16 or float16, what can go wrong?", "half-precision-overflow"),
     ("words of an LLM as evidence", "words-are-not-measurements"),
+    ("how can attention avoid writing the whole score matrix?", "attention-backend"),
+    ("most of my batch is padding, how do I skip that work?", "padding-removal"),
+    ("should I run the model in bfloat16?", "lower-precision"),
+    ("quantise the weights to 8 bit integers", "int8"),
+    ("what does torch.compile gain, and what does the first call cost?", "compilation"),
+    ("why run an exported model in ONNX Runtime?", "onnx-runtime"),
+    ("how many threads should inference use on two cores?", "threads"),
+    ("memory layout of images for convolutions", "channels-last"),
+    ("reuse keys and values while generating tokens", "kv-cache"),
+    ("recompute activations in the backward pass to save memory", "activation-checkpointing"),
+    ("split a batch into micro-batches before one optimizer step", "gradient-accumulation"),
+    ("can I benchmark a network with an input of zeros?", "timing-on-zeros"),
+    ("100x faster than a slow single-threaded reference, is that honest?", "weak-baseline"),
+    ("compile time is not part of the reported speed-up", "one-time-costs"),
 )
 """What somebody may ask, in other words than the card's, and the card that answers."""
 
@@ -133,6 +150,35 @@ def test_every_strategy_has_its_technique(cards: Cards) -> None:
     assert {strategy.name for strategy in STRATEGIES} == set(cards.strategies)
     for entry in cards.strategies.values():
         assert cards.knowledge[entry.technique].kind == "technique", entry.name
+
+
+def test_every_speed_up_has_its_entry_and_every_entry_its_speed_up(cards: Cards) -> None:
+    by_use = {"inference": SPEED_UPS, "training": TRAINING_SPEED_UPS}
+    for use, shelf in by_use.items():
+        entries = {e.name: e for e in cards.speedups.values() if e.use == use}
+        assert {each.name for each in shelf} == set(entries), use
+        assert {each.name: each.title for each in shelf} == {n: e.title for n, e in entries.items()}
+    for entry in cards.speedups.values():
+        assert cards.knowledge[entry.technique].kind == "technique", entry.name
+
+
+def test_a_speed_up_is_explained_with_the_words_of_its_class(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for each in (SPEED_UPS[0], TRAINING_SPEED_UPS[0]):
+        assert main(["explain", each.name]) == 0
+        printed = capsys.readouterr().out
+        documented = inspect.getdoc(type(each))
+        assert documented is not None
+        assert documented.splitlines()[0] in printed
+        assert "(speed-up)" in printed
+
+
+def test_every_technique_of_speed_says_how_it_is_measured(cards: Cards) -> None:
+    for entry in cards.speedups.values():
+        body = cards.knowledge[entry.technique].body
+        assert "How it is measured here:" in body, entry.technique
+        assert re.search(r"does\s+not(?:\s+help)?|is\s+no\s+speed-up", body), entry.technique
 
 
 def test_every_card_says_what_it_is_and_where_from(cards: Cards) -> None:

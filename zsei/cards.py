@@ -1,4 +1,4 @@
-"""What a card holds: the types of agents, prompts, knowledge and the two vocabularies.
+"""What a card holds: the types of agents, prompts, knowledge and the three vocabularies.
 
 Cards are data: `zsei.resources` finds and checks them, and nothing in them is imported or run.
 """
@@ -159,6 +159,19 @@ class Strategy(Data):
     """Id of the knowledge card that explains it."""
 
 
+class SpeedUpEntry(Data):
+    """An entry of `knowledge/speedups.yaml`: another way to run the same model."""
+
+    name: Name
+    title: Text
+    use: Literal["inference", "training"]
+    does: Text
+    preconditions: Text
+    risk: Text
+    technique: Name
+    """Id of the knowledge card that explains it."""
+
+
 class Metrics(Card):
     """`knowledge/metrics.yaml`."""
 
@@ -171,6 +184,12 @@ class Strategies(Card):
     strategies: tuple[Strategy, ...]
 
 
+class SpeedUps(Card):
+    """`knowledge/speedups.yaml`."""
+
+    speedups: tuple[SpeedUpEntry, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cards:
     """All cards in force, by name."""
@@ -180,6 +199,7 @@ class Cards:
     knowledge: Mapping[str, KnowledgeCard]
     metrics: Mapping[str, Metric]
     strategies: Mapping[str, Strategy]
+    speedups: Mapping[str, SpeedUpEntry]
     vocabularies: Mapping[str, str]
     """File name of each YAML vocabulary -> its hash."""
 

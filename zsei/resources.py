@@ -26,12 +26,14 @@ from zsei.cards import (
     KnowledgeCard,
     Metrics,
     PromptCard,
+    SpeedUps,
     Strategies,
     listed,
 )
 from zsei.errors import CardError
 from zsei.settings import Settings
 
+VOCABULARIES = ("metrics.yaml", "strategies.yaml", "speedups.yaml")
 SHELVES = ("agents", "prompts", "knowledge")
 
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n(.*)\Z", re.DOTALL)
@@ -71,13 +73,17 @@ def load_cards(settings: Settings) -> Cards:
     lists = {path.name: path for path in files["knowledge"] if path.suffix == ".yaml"}
     metrics = _read_vocabulary(lists, "metrics.yaml", Metrics)
     strategies = _read_vocabulary(lists, "strategies.yaml", Strategies)
+    speedups = _read_vocabulary(lists, "speedups.yaml", SpeedUps)
     cards = Cards(
         agents=MappingProxyType({card.name: card for card in agents}),
         prompts=MappingProxyType({card.name: card for card in prompts}),
         knowledge=MappingProxyType({card.id: card for card in knowledge}),
         metrics=MappingProxyType({entry.name: entry for entry in metrics.metrics}),
         strategies=MappingProxyType({entry.name: entry for entry in strategies.strategies}),
-        vocabularies=MappingProxyType({"metrics": metrics.hash, "strategies": strategies.hash}),
+        speedups=MappingProxyType({entry.name: entry for entry in speedups.speedups}),
+        vocabularies=MappingProxyType(
+            {"metrics": metrics.hash, "strategies": strategies.hash, "speedups": speedups.hash}
+        ),
     )
     _check_references(cards)
     return cards
@@ -151,10 +157,10 @@ def _read_prompt(path: Path) -> PromptCard:
 
 
 def _read_vocabulary(lists: Mapping[str, Path], name: str, model: type[CardType]) -> CardType:
-    unknown = sorted(set(lists) - {"metrics.yaml", "strategies.yaml"})
+    unknown = sorted(set(lists) - set(VOCABULARIES))
     if unknown:
         path = lists[unknown[0]]
-        raise _malformed(path, "must be metrics.yaml, strategies.yaml or a .md card", "is neither")
+        raise _malformed(path, f"must be {', '.join(VOCABULARIES)} or a .md card", "is none")
     path = lists[name]
     text, found = _text(path)
     shelf = path.stem
@@ -225,12 +231,14 @@ def _check_references(cards: Cards) -> None:
                 f"Knowledge card {page.id} must name cards that there are under 'see', but there "
                 f"is none called {listed(unknown)}; mend `see` or add the card."
             )
-    for strategy in cards.strategies.values():
-        card = cards.knowledge.get(strategy.technique)
+    named = [("Strategy", "strategies.yaml", entry) for entry in cards.strategies.values()]
+    sped = [("Speed-up", "speedups.yaml", entry) for entry in cards.speedups.values()]
+    for what, file, entry in (*named, *sped):
+        card = cards.knowledge.get(entry.technique)
         if card is None or card.kind != "technique":
             raise CardError(
-                f"Strategy {strategy.name} in strategies.yaml must name the knowledge card of a "
-                f"technique, but there is none called {strategy.technique!r}; add the card."
+                f"{what} {entry.name} in {file} must name the knowledge card of a technique, but "
+                f"there is none called {entry.technique!r}; add the card."
             )
 
 

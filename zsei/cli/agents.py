@@ -80,6 +80,7 @@ def check(folder: Folder = None, as_json: Json = False) -> int:
             "knowledge": len(cards.knowledge),
             "metrics": len(cards.metrics),
             "strategies": len(cards.strategies),
+            "speedups": len(cards.speedups),
         }
         if as_json:
             import json

@@ -12,10 +12,11 @@ from zsei.cli import codes
 from zsei.cli.options import settings
 
 if TYPE_CHECKING:
-    from zsei.cards import Cards, Metric
+    from zsei.cards import Cards, Metric, SpeedUpEntry
 
 KINDS = (
-    "finding", "technique", "pattern", "trap", "measure", "importance criterion", "measurement",
+    "finding", "technique", "speed-up", "pattern", "trap", "measure", "importance criterion",
+    "measurement",
 )  # fmt: skip
 """Kinds of topics, in the order in which they are listed."""
 
@@ -34,8 +35,8 @@ def explain(
     code: Annotated[
         str | None,
         typer.Argument(
-            help="A finding's code, a technique, a pattern, a trap, a measure, a criterion, a "
-            "measurement; without one, all are listed."
+            help="A finding's code, a technique, a speed-up, a pattern, a trap, a measure, a "
+            "criterion, a measurement; without one, all are listed."
         ),
     ] = None,
 ) -> int:
@@ -68,6 +69,8 @@ def _topics(cards: "Cards") -> Mapping[str, list[Topic]]:
     from zsei.analyzers import ANALYZERS
     from zsei.importance.criteria import CRITERIA
     from zsei.measures import MEASURES
+    from zsei.speedups import SPEED_UPS
+    from zsei.speedups.training import TRAINING_SPEED_UPS
 
     known: dict[str, list[Topic]] = {}
     for card in cards.knowledge.values():
@@ -85,6 +88,10 @@ def _topics(cards: "Cards") -> Mapping[str, list[Topic]]:
         known.setdefault(measure.name, []).append(topic)
     for name, criterion in CRITERIA.items():
         known.setdefault(name, []).append(_documented("importance criterion", criterion))
+    documented = {each.name: type(each) for each in (*SPEED_UPS, *TRAINING_SPEED_UPS)}
+    for name, entry in cards.speedups.items():
+        topic = Topic(kind="speed-up", title=entry.title, text=_entry(entry, documented.get(name)))
+        known.setdefault(name, []).append(topic)
     for name, metric in cards.metrics.items():
         topic = Topic(kind="measurement", title=metric.title, text=_metric(metric))
         known.setdefault(name, []).append(topic)
@@ -99,6 +106,15 @@ def _documented(kind: str, what: object) -> Topic:
     """A topic from a docstring: its first line is the title."""
     title, _, text = (inspect.getdoc(what) or "").partition("\n")
     return Topic(kind=kind, title=title, text=text.strip())
+
+
+def _entry(entry: "SpeedUpEntry", documented: type | None) -> str:
+    """What a speed-up's entry says, and the docstring of the class that carries it out."""
+    said = (
+        f"{entry.does}\n\nPreconditions: {entry.preconditions}\n\nRisk: {entry.risk}\n\n"
+        f"For {entry.use}. Technique: {entry.technique}"
+    )
+    return f"{said}\n\n{inspect.getdoc(documented)}" if documented is not None else said
 
 
 def _metric(metric: "Metric") -> str:

@@ -210,6 +210,6 @@ def cards_of(cards: Cards) -> tuple[Card, ...]:
     ]
     strategies = [
         (s.name, s.title, f"{s.does}\n\nPreconditions: {s.preconditions}\n\nRisk: {s.risk}")
-        for s in cards.strategies.values()
+        for s in (*cards.strategies.values(), *cards.speedups.values())
     ]
     return (*pages, *metrics, *strategies)
