@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from zsei.speed.measure import Bench as TrialBench
 from zsei.speed.measure import answers, judged, named, sentence
 from zsei.speed.race import baseline_threads
 from zsei.speed.state import undisturbed
+from zsei.speed.training_trials import TrainingBench, training_bench, try_training
 from zsei.speedups import SPEED_UPS, SpeedUp, Step, carry_out, find_speed_up
 from zsei.speedups.runnable import Runnable
 from zsei.speedups.training import TRAINING_SPEED_UPS, carry_out_training
@@ -24,6 +26,9 @@ from zsei.speedups.training.setup import TrainingSetup
 from zsei.speedups.workload import Workload
 from zsei.subject.types import Batch
 from zsei.timing.decision import Decided, measure_until_decided
+
+_FEW = 5
+"""Rounds of a trial of training, whose time is not what is asked for."""
 
 Measure = Callable[..., Decided]
 """`zsei.timing.decision.measure_until_decided`, or a stand-in whose clock is planted."""
@@ -55,6 +60,7 @@ class Bench:
     training_shelf: Sequence[TrainingSpeedUp] = TRAINING_SPEED_UPS
     measure: Measure = measure_until_decided
     _made: dict[str, Tried | SpeedUpRefused] = field(default_factory=dict)
+    _judged: dict[str, Verdict] = field(default_factory=dict)
 
     def tried(self, steps: Sequence[Step]) -> Tried:
         """The workload with steps carried out, its outputs and answers beside the baseline's.
@@ -104,6 +110,24 @@ class Bench:
             ObjectiveError: There is no loss to train by.
         """
         return carry_out_training(steps, self.workload, shelf=self.training_shelf)
+
+    def trained(self, steps: Sequence[Step]) -> Verdict:
+        """The gate's verdict on training with these steps: same steps, and as much learnt.
+
+        Raises:
+            SpeedUpRefused: It cannot be had here, and why.
+            ObjectiveError: There is no loss to train by.
+        """
+        key = "|".join(step.model_dump_json() for step in steps)
+        if key not in self._judged:
+            self._judged[key] = try_training(self._training_bench, steps).trial.verdict
+        return self._judged[key]
+
+    @cached_property
+    def _training_bench(self) -> TrainingBench:
+        return training_bench(
+            self.workload, self.settings, shelf=self.training_shelf, rounds=_FEW
+        )  # fmt: skip
 
     def batches(self, at: At) -> tuple[Batch, ...]:
         """The held-out batches, cut or stretched to what a claim asks for.

@@ -1,6 +1,6 @@
 """Claims about training: the same kinds, measured on steps of training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,13 @@ from zsei.claims.by_scaling import ONE, cores_of
 from zsei.claims.by_time import CLAIMED, CONFIDENCE, PILOT, Value
 from zsei.claims.claim import Claim
 from zsei.claims.found import Found, by_clock, not_measurable
-from zsei.claims.ways import REFUSED, Ways
+from zsei.claims.ways import CHANGED, REFUSED, UNTOLD, Ways
 from zsei.errors import ObjectiveError, SpeedUpRefused
 from zsei.records import Failure
 from zsei.speed.baseline import BASELINE
 from zsei.speed.measure import named, sentence
 from zsei.speed.training import random_state_kept
+from zsei.speedups.speedup import Step
 from zsei.speedups.training.setup import TrainingSetup
 from zsei.timing.decision import Decided
 from zsei.timing.peak import peak_memory
@@ -54,14 +55,33 @@ def _setups(bench: Bench, claim: Claim) -> tuple[Setups, tuple[Failure, ...]]:
         try:
             setup = bench.training(steps)
             setup.step(bench.workload.calibration[0])
+            stage, why = _learnt(bench, steps)
         except (SpeedUpRefused, ObjectiveError) as refused:
             left_out.append(Failure(stage=REFUSED, what=named(steps), why=str(refused)))
         except Exception as error:
             why = f"a step of training stopped with {sentence(error)}"
             left_out.append(Failure(stage=REFUSED, what=named(steps), why=why))
         else:
-            found[place] = setup
+            if stage:
+                left_out.append(Failure(stage=stage, what=named(steps), why=why))
+            else:
+                found[place] = setup
     return found, tuple(left_out)
+
+
+def _learnt(bench: Bench, steps: Sequence[Step]) -> tuple[str, str]:
+    """Why a way to train does not count: it makes other steps, or learns less; ("", "") if not."""
+    if not steps:
+        return "", ""
+    verdict = bench.trained(steps)
+    wrong = [
+        stage for stage in verdict.stages
+        if stage.stage not in ("faster", "smaller") and stage.outcome in ("failed", "inconclusive")
+    ]  # fmt: skip
+    if not wrong:
+        return "", ""
+    kind = UNTOLD if wrong[0].outcome == "inconclusive" else CHANGED
+    return kind, f"it changes what is learnt; {wrong[0].stage}: {wrong[0].detail}"
 
 
 def _memory(bench: Bench, claim: Claim, setups: Setups) -> Found:

@@ -202,7 +202,7 @@ def _check_steps(path: Path, file: ClaimsFile) -> None:
     named: list[tuple[str, Use, Sequence[Step]]] = []
     named.append(("the baseline", file.workload.use, file.baseline))
     for claim in file.claims:
-        named += [(f"claim {claim.id!r}", file.use_of(claim), way) for way in claim.ways]
+        named.extend((f"claim {claim.id!r}", file.use_of(claim), way) for way in claim.ways)
     for where, use, steps in named:
         for step in steps:
             try:
