@@ -13,11 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from zsei.errors import CardError
 from zsei.records import ComponentKind
 
-Stage = Literal["interpret", "propose", "criticise", "plan", "answer", "converse"]
+Stage = Literal["interpret", "propose", "criticise", "plan", "answer", "converse", "arrange"]
 """When an agent speaks: about the numbers, what to try, against what was said, and for questions:
-reading one, wording the answer, choosing the next step of a conversation."""
+reading one, wording the answer, choosing the next step of a conversation; and in which order
+speed-ups are combined."""
 Output = Literal[
-    "Reading", "StrategyPlan", "Critique", "QuestionPlan", "Wording", "NextStep"
+    "Reading", "StrategyPlan", "Critique", "QuestionPlan", "Wording", "NextStep", "SpeedOrder"
 ]  # fmt: skip
 """Types an agent may answer with; each is defined where its stage is carried out."""
 OUTPUT_OF: dict[Stage, Output] = {
@@ -27,17 +28,20 @@ OUTPUT_OF: dict[Stage, Output] = {
     "plan": "QuestionPlan",
     "answer": "Wording",
     "converse": "NextStep",
+    "arrange": "SpeedOrder",
 }
 Evidence = Literal[
     "model", "conditions", "components", "measurements", "costs", "forward", "gradient",
     "integration", "redundancy", "importance", "matrices", "edges", "flow", "groups", "findings",
     "validation", "interpretations", "objections", "candidates", "proposals", "verdicts", "rounds",
-    "knowledge", "metrics", "strategies", "question", "vocabulary", "rows",
+    "knowledge", "metrics", "strategies", "question", "vocabulary", "rows", "trials",
 ]  # fmt: skip
 """What an agent may be shown: parts of a record, which `zsei.advice.evidence` builds, or
-`OF_QUESTIONS`."""
+`OF_QUESTIONS`, or `OF_SPEED`."""
 OF_QUESTIONS: frozenset[Evidence] = frozenset({"question", "vocabulary", "rows"})
 """Evidence for those who plan a question or word its answer; `zsei.memory.voice` builds each."""
+OF_SPEED: frozenset[Evidence] = frozenset({"trials"})
+"""Evidence for who orders speed-ups; `zsei.advice.speed_order` builds it."""
 Slot = Literal["purpose", "data"]
 """What the program can fill into a prompt."""
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from zsei.cards import (
     OF_QUESTIONS,
+    OF_SPEED,
     OUTPUT_OF,
     SLOT,
     AgentCard,
@@ -212,6 +213,11 @@ def _check_references(cards: Cards) -> None:
             raise CardError(
                 f"Agent {agent.name} must be shown parts of a record, but its evidence names "
                 f"{listed(OF_QUESTIONS & {*agent.evidence})}; mend `evidence`."
+            )
+        if (agent.stage == "arrange") != bool(OF_SPEED & {*agent.evidence}):
+            raise CardError(
+                f"Agent {agent.name} must be shown {listed(OF_SPEED)} exactly where it orders "
+                f"speed-ups (stage 'arrange'), but its stage is {agent.stage!r}; mend `evidence`."
             )
         if agent.prompt not in cards.prompts:
             raise CardError(

@@ -15,7 +15,7 @@ from zsei.advice.grounding import ground
 from zsei.advice.names import Reader
 from zsei.advice.phases import PHASES
 from zsei.advice.schemas import OUTPUTS
-from zsei.cards import OF_QUESTIONS, OUTPUT_OF, Evidence
+from zsei.cards import OF_QUESTIONS, OF_SPEED, OUTPUT_OF, Evidence
 from zsei.errors import LLMTimeout, UsageError
 from zsei.llm import Line, LLMRequest, ScriptedLLM
 from zsei.resources import load_cards
@@ -441,7 +441,7 @@ def test_without_candidates_nobody_is_asked() -> None:
 
 
 def test_the_closed_lists_are_the_same_everywhere() -> None:
-    assert set(get_args(Evidence)) - OF_QUESTIONS == set(BUILDERS)
+    assert set(get_args(Evidence)) - OF_QUESTIONS - OF_SPEED == set(BUILDERS)
     assert set(OUTPUTS) <= set(OUTPUT_OF.values())
 
 

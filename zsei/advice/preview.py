@@ -22,12 +22,12 @@ def preview(
     its last round; candidates that nobody tried are not kept in a record and so not shown.
 
     Raises:
-        UsageError: The agent speaks about questions and not about an analysis.
+        UsageError: The agent speaks about questions or speed-ups and not about an analysis.
     """
     if agent.output not in OUTPUTS:
         raise UsageError(
             f"A prompt for a stored analysis needs an agent that reads one, but {agent.name} "
-            f"speaks at the stage {agent.stage!r}, about a question; leave --run out."
+            f"speaks at the stage {agent.stage!r}, about a question or about speed-ups; leave --run out."
         )
     about = _unjudged(record) if agent.stage == "interpret" else record
     facts = Facts(about, record.proposals if agent.stage == "criticise" else ())

@@ -156,6 +156,12 @@ class Critique(Record):
         return _within(text, LONGEST_TEXT)
 
 
+class SpeedOrder(Record):
+    """Names of speed-ups, the one to combine first in front; unknown ones are passed over."""
+
+    names: tuple[str, ...]
+
+
 OUTPUTS: Mapping[str, type[BaseModel]] = {
     "Reading": Reading,
     "StrategyPlan": StrategyPlan,

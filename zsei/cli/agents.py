@@ -176,9 +176,10 @@ def _told(body: dict[str, Any]) -> str:
 
 def _outputs() -> dict[str, Any]:
     """Every type that an agent may answer with, by its name in a card."""
-    from zsei.advice.schemas import OUTPUTS
+    from zsei.advice.schemas import OUTPUTS, SpeedOrder
     from zsei.chat.voice import NextStep
     from zsei.memory.librarian import Wording
     from zsei.memory.planner import QuestionPlan
 
-    return {**OUTPUTS, "QuestionPlan": QuestionPlan, "Wording": Wording, "NextStep": NextStep}
+    others = (QuestionPlan, Wording, NextStep, SpeedOrder)
+    return {**OUTPUTS, **{output.__name__: output for output in others}}
