@@ -30,6 +30,7 @@ from zsei.cli.runs import training_runs
 from zsei.cli.serve import serve
 from zsei.cli.show import show
 from zsei.cli.similar import similar
+from zsei.cli.speed import speed
 from zsei.cli.watch import watch
 
 EPILOG = (
@@ -62,7 +63,7 @@ app = typer.Typer(
 )
 for _command in (
     analyze, ask, chat, list_runs, show, compare, similar, delete, explain, apply, prune,
-    profile, claims, export, log, rollback, breaker, doctor, mcp, watch, serve, contracts,
+    profile, speed, claims, export, log, rollback, breaker, doctor, mcp, watch, serve, contracts,
 ):  # fmt: skip
     app.command(_command.__name__.removesuffix("_runs"))(_command)
 app.command("runs")(training_runs)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from zsei.pruning.outlook import Outlook
     from zsei.pruning.records import PruneRecord
     from zsei.records import AnalysisRecord, Answer
+    from zsei.speed.record import SpeedRecord
 
 DONE = 0
 ERROR = 1
@@ -43,6 +44,17 @@ def of_prune(record: "PruneRecord") -> int:
     if record.accepted is not None:
         return DONE
     _note(record.refusal)
+    return NOTHING_ACCEPTED
+
+
+def of_speed(record: "SpeedRecord") -> int:
+    """Exit code of a measurement of speed-ups, with the reason on stderr when it is not 0."""
+    if record.settings is not None:
+        return DONE
+    tried = len(record.alone)
+    _note(
+        f"Nothing was accepted of the {tried} speed-ups tried; {len(record.refused)} cannot be had."
+    )
     return NOTHING_ACCEPTED
 
 

@@ -58,6 +58,11 @@ def load_fast(
             f"training. Use zsei.speed.training_up.training_setup for a loop of your own, or "
             f"measure without --train."
         )
+    if stored.use != "inference":
+        raise UsageError(
+            f"Only speed-ups of inference are applied by loading; {Path(file).name} holds those of "
+            f"{stored.use}. Use zsei.speed.training_up.training_setup({str(file)!r}, model, data)."
+        )
     device = find_device(stored.device)
     if model is None:
         _refuse_code(stored, Path(file))
