@@ -47,7 +47,9 @@ def program_on(program: Program, place: torch.device) -> Program:
         if node.op == "get_attr":
             _put(root, str(node.target), _moved(_read(before, str(node.target)), place))
     graph = fx.Graph()
-    graph.output(graph.graph_copy(before.graph, {}))
+    output = graph.graph_copy(before.graph, {})
+    # A program gives one tensor; export wraps it in a tuple that its own code unwraps again.
+    graph.output(output[0] if isinstance(output, list | tuple) else output)
     for node in graph.nodes:
         node.args = tuple(_there(argument, place) for argument in node.args)
         node.kwargs = {key: _there(value, place) for key, value in node.kwargs.items()}

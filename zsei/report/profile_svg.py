@@ -107,9 +107,9 @@ def memory_svg(record: ProfileRecord) -> Markup:
     parts.append(_steps([v / scale for v in alive], axes, "alive"))
     if all(h is not None for h in held):
         parts.append(_steps([(h or 0) / scale for h in held], axes, "held"))
-    top = max(range(len(calls)), key=lambda i: held[i] if held[i] is not None else alive[i])
-    most = held[top] if held[top] is not None else alive[top]
-    assert most is not None
+    tops = [a if h is None else h for a, h in zip(alive, held, strict=True)]
+    top = max(range(len(calls)), key=lambda i: tops[i])
+    most = tops[top]
     x, y = axes.x(top), axes.y(most / scale)
     anchor, gap = ("end", -9) if x > WIDTH / 2 else ("start", 9)
     said = escape(f"{size(most)} at {short(calls[top].name, 30)}")
