@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from zsei.speed.parts import PartTimes
@@ -71,6 +72,7 @@ def part_ratios(bench: Bench, steps: Sequence[Step]) -> PartTimes:
     return {part: times["with"][part] / times["without"][part] for part in PARTS}
 
 
+@torch.enable_grad()
 def _once(setup: TrainingSetup, batch: Batch, workload: Workload) -> dict[str, float]:
     device = workload.device
     found: dict[str, float] = dict.fromkeys(PARTS, 0.0)

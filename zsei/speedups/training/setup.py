@@ -124,6 +124,7 @@ class TrainingSetup:
         with self.forward_context():
             return self._loss(batch.inputs, batch.labels, batch.mask)
 
+    @torch.enable_grad()
     def gradients(self, batch: Batch) -> Tensor:
         """Put the gradients of a batch's mean loss into the parameters; the loss [], without graph.
 
