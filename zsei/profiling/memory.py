@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from zsei.profiling.instrument import ProgramInstrument
 from zsei.subject.types import Batch
-from zsei.timing.peak import quiet_profiler
+from zsei.timing.allocations import quiet_profiler
 from zsei.trace.interpreter import Values, call, drop
 
 _LABEL = "zsei call "

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import torch
 
-from zsei.timing.allocations import allocations_of, quiet_profiler
+from zsei.timing.allocations import allocations_of
 from zsei.timing.device import Device
 from zsei.timing.timeline import moments_of
-
-__all__ = ["Peak", "peak_memory", "quiet_profiler"]
 
 
 @dataclass(frozen=True, kw_only=True)
