@@ -299,3 +299,18 @@ def test_the_commands_list_show_carry_and_forget(
     assert run("show", claims().id, code=2) == ""
     assert "1 measurements" in run("memory", "import", str(tmp_path / "all.jsonl"))
     assert json.loads(run("show", claims().id, "--json"))["id"] == claims().id
+
+
+def test_a_memory_that_cannot_be_written_takes_no_measurement_away(
+    memory: Memory, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from zsei.cli.keep import kept
+    from zsei.settings import Settings
+
+    other = speed(id="0ther0001111")
+    kept(other, Settings(home=memory.home))
+    assert get_document(memory, other.id) == other
+    assert capsys.readouterr().err == ""
+    (tmp_path / "file").write_text("no folder")
+    kept(other, Settings(home=tmp_path / "file"))
+    assert "The measurement was not kept in memory. Memory must be able" in capsys.readouterr().err

@@ -27,7 +27,8 @@ def preview(
     if agent.output not in OUTPUTS:
         raise UsageError(
             f"A prompt for a stored analysis needs an agent that reads one, but {agent.name} "
-            f"speaks at the stage {agent.stage!r}, about a question or about speed-ups; leave --run out."
+            f"speaks at the stage {agent.stage!r}, about a question or about speed-ups; leave "
+            "--run out."
         )
     about = _unjudged(record) if agent.stage == "interpret" else record
     facts = Facts(about, record.proposals if agent.stage == "criticise" else ())

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from zsei.cli import codes
-from zsei.cli.options import Json
+from zsei.cli.keep import kept
+from zsei.cli.options import Json, settings
 
 
 def claims(
@@ -66,6 +67,7 @@ def claims(
         if out is not None:
             with written_whole(out) as draft:
                 save_claims(record, draft)
+        kept(record, settings())
         if as_json:
             stdout.write(record.model_dump_json() + "\n")
         else:

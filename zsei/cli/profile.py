@@ -8,6 +8,7 @@ import typer
 
 from zsei.cli import codes
 from zsei.cli.analyze import MODEL_HELP, Objective
+from zsei.cli.keep import kept
 from zsei.cli.options import Json, RemoteCode, data_groups, settings
 
 
@@ -65,6 +66,7 @@ def profile(
         if out is not None:
             with written_whole(out) as draft:
                 save_profile(record, draft)
+        kept(record, chosen)
         if as_json:
             stdout.write(record.model_dump_json() + "\n")
         else:

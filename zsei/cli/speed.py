@@ -8,6 +8,7 @@ import typer
 
 from zsei.cli import codes
 from zsei.cli.analyze import MODEL_HELP, Objective, Safety
+from zsei.cli.keep import kept
 from zsei.cli.options import Json, Llm, RemoteCode, data_groups, settings
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def speed(
         if out is not None:
             with written_whole(out) as draft:
                 save_speed(record, draft)
+        kept(record, chosen)
         if as_json:
             stdout.write(record.model_dump_json() + "\n")
         else:

@@ -70,9 +70,10 @@ def _of_speed(record: "SpeedRecord") -> Iterator[Line]:
     yield from _of_failures(record, record.refused, "refused")
     if record.together is not None:
         yield from _of_failures(record, record.together.left_out, "left out")
+    what = "a step on a batch" if record.use == "training" else "a batch"
     text = (
-        f"baseline of {record.model}: {_seconds(record.baseline)} a batch of {record.batch_size} "
-        f"(eager attention, float32, padded), {_where(record)}"
+        f"baseline of {record.model}: {_seconds(record.baseline)} {what} of {record.batch_size} "
+        f"in float32, {_where(record)}"
     )
     row: Row = {"seconds": record.baseline.median, **_bounds(record.baseline), "unit": "s"}
     yield _line(record, BASELINE, "measured", text, row)
@@ -227,7 +228,11 @@ def _bounds(interval: "Interval") -> Row:
 
 def _quality(measurements: "Iterable[Measurement]") -> list[str]:
     named = {m.name: m.value for m in measurements if m.value is not None}
-    return [f"{n.replace('_', ' ')} {_fine(named[n])}" for n in _QUALITY if n in named]
+    told = [f"{n.replace('_', ' ')} {_fine(named[n])}" for n in _QUALITY if n in named]
+    peak, before = named.get("peak_bytes"), named.get("baseline_peak_bytes")
+    if peak is not None and before:
+        told.append(f"peak memory {_short(peak / before)} of the baseline's")
+    return told
 
 
 def _faster(interval: "Interval") -> str:
