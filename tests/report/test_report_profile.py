@@ -1,4 +1,4 @@
-"""What a profile shows: terminal, page and drawings, from records made by hand, hostile ones too."""
+"""What a profile shows: terminal, page and drawings, from records made by hand, hostile too."""
 
 import base64
 import hashlib
@@ -159,7 +159,8 @@ def test_every_component_that_multiplies_is_a_dot_under_its_ceiling() -> None:
     # Below the peak, by the same factor of two on a logarithmic axis as in the numbers.
     assert float(mlp.get("cy") or 0) > top
     assert float(mlp.get("cx") or 0) > float(attention.get("cx") or 0)
-    assert float(mlp.get("r") or 0) > float(attention.get("r") or 0)
+    areas = [float(circle.get("r") or 0) ** 2 for circle in (mlp, attention)]
+    assert areas[0] / areas[1] == pytest.approx(0.6 / 0.33, rel=0.03)
     for circle in dots.values():
         assert LEFT <= float(circle.get("cx") or 0) <= WIDTH - RIGHT
         assert 0 <= float(circle.get("cy") or 0) <= HEIGHT

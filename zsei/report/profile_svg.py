@@ -12,7 +12,8 @@ from zsei.report.text import count, number, percent, seconds, short, size
 
 WIDTH, HEIGHT = 760, 380
 LEFT, RIGHT, TOP, BOTTOM = 92, 20, 18, 46
-LARGEST_DOT = 11.0
+DOT = 20.0
+"""Radius of a component that would take all of the time; areas are shares of its area."""
 KINDS = ("attention", "mlp", "conv", "linear", "recurrent", "embedding", "norm")
 """Kinds with a colour of their own, in the order of the colours of curves; others share one."""
 POINTS = 1500
@@ -80,7 +81,7 @@ def roofline_svg(record: ProfileRecord) -> Markup:
 def _dot(part: Part, axes: _Axes) -> str:
     assert part.intensity
     assert part.flops_per_second
-    radius = max(2.5, LARGEST_DOT * math.sqrt(min(1.0, part.share * 4)))
+    radius = max(2.5, DOT * math.sqrt(part.share))
     reached = "" if part.roofline_share is None else f", {percent(part.roofline_share)} of its roof"
     said = escape(
         f"{short(part.name, 64)}: {seconds(part.seconds.median)} ({percent(part.share)}), "
