@@ -71,7 +71,12 @@ def combine(
     branches: list[_Branch] = []
     start: Trial | None = queue[0]
     while start is not None and len(branches) < BRANCHES:
-        branch = _grown(bench, start, queue, out_of_time, report)
+        begun = len(branches) / BRANCHES
+
+        def told(share: float, note: str, begun: float = begun) -> None:
+            report(begun + share / BRANCHES, note)
+
+        branch = _grown(bench, start, queue, out_of_time, told)
         if branch is not None:
             branches.append(branch)
         tried = {t.id for b in branches for t in b.kept} | {start.id}
@@ -163,7 +168,7 @@ def _beside(failure: Failure, others: Sequence[_Branch]) -> str:
         if any(named(trial.steps) == failure.what for trial in branch.kept):
             speed = speed_of(branch.tried.trial)
             return (
-                f"{failure.why}; {named(_steps(branch.kept))} were tried in its place: "
+                f"{failure.why.rstrip('.')}; {named(_steps(branch.kept))} were tried in its place: "
                 f"{speed:.3g} times as fast as the baseline"
             )
     return failure.why
