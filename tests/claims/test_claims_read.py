@@ -60,13 +60,26 @@ def test_of_a_range_of_latency_the_upper_end_is_claimed(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "unknown kind": ("kind: speed-up", "kind: miracle", ["line 6", "'faster'", "'miracle'", "latency"]),
-    "unknown unit": ("unit: x", "unit: furlongs", ["line 10", "'faster'", "'furlongs'", "ms/sample"]),
+    "unknown kind": (
+        "kind: speed-up",
+        "kind: miracle",
+        ["line 6", "'faster'", "'miracle'", "latency"],
+    ),
+    "unknown unit": (
+        "unit: x",
+        "unit: furlongs",
+        ["line 10", "'faster'", "'furlongs'", "ms/sample"],
+    ),
     "a unit of another kind": ("unit: x", "unit: '%'", ["'faster'", "speed-up", "in x", "'%'"]),
-    "an unknown step": ("inference-mode", "warp-drive", ["'faster'", "warp-drive", "inference-mode"]),
+    "an unknown step": (
+        "inference-mode",
+        "warp-drive",
+        ["'faster'", "warp-drive", "inference-mode"],
+    ),
     "parameters that do not fit": (
         "{speedup: inference-mode}]\n    at_least",
-        "{speedup: inference-mode, params: {a: 1}}]\n    at_least", ["'faster'", "a: "],
+        "{speedup: inference-mode, params: {a: 1}}]\n    at_least",
+        ["'faster'", "a: "],
     ),
     "an unknown key": ("quote:", "quotation:", ["line 11", "'faster'", "quotation", "quote"]),
     "an unknown key at the top": ("title:", "heading:", ["line 1:", "heading", "title"]),
@@ -76,24 +89,44 @@ WRONG = {
     "yes for a number": ("at_least: 2", "at_least: yes", ["'faster'", "not yes or no"]),
     "infinity": ("at_least: 2", "at_least: .inf", ["'faster'", "finite"]),
     "limits the wrong way round": ("at_least: 2", "at_least: 5", ["'faster'", "5 lies above", "4"]),
-    "factors the wrong way round": ("[1.8, 1.9]", "[1.9, 1.8]", ["line 18", "'cores'", "1.9 lies above"]),
+    "factors the wrong way round": (
+        "[1.8, 1.9]",
+        "[1.9, 1.8]",
+        ["line 18", "'cores'", "1.9 lies above"],
+    ),
     "no limit": ("    at_most: 10\n", "", ["'quick'", "at_least, at_most or both"]),
     "one id twice": ("id: quick", "id: faster", ["faster", "more than once"]),
     "an id with spaces": ("id: quick", "id: quick one", ["line 12", "'quick one'"]),
     "a table of another kind": ("at: {batch: 1}", "table: {2: 2}", ["'quick'", "only scaling"]),
-    "no table": ("table: {2: [1.8, 1.9], 4: 3.5, 8: {at_least: 6.5}}", "use: inference",
-                 ["'cores'", "needs a table"]),
-    "no steps": ("    steps: [{speedup: inference-mode}]\n    at_least", "    at_least",
-                 ["'faster'", "needs the steps"]),
+    "no table": (
+        "table: {2: [1.8, 1.9], 4: 3.5, 8: {at_least: 6.5}}",
+        "use: inference",
+        ["'cores'", "needs a table"],
+    ),
+    "no steps": (
+        "    steps: [{speedup: inference-mode}]\n    at_least",
+        "    at_least",
+        ["'faster'", "needs the steps"],
+    ),
     "an empty batch": ("batch: 4", "batch: 0", ["line 3", "batch", "greater than 0"]),
-    "no claims": (GOOD[GOOD.index("claims:"):], "claims: []\n", ["line 4", "claims", "at least 1"]),
+    "no claims": (
+        GOOD[GOOD.index("claims:") :],
+        "claims: []\n",
+        ["line 4", "claims", "at least 1"],
+    ),
     "no model": ("model: tests.factories:tiny_bert\n", "", ["model", "missing"]),
-    "one key twice": ("    at_most: 10\n", "    at_most: 10\n    at_most: 11\n",
-                      ["line 12", "'at_most'", "2 times"]),
+    "one key twice": (
+        "    at_most: 10\n",
+        "    at_most: 10\n    at_most: 11\n",
+        ["line 12", "'at_most'", "2 times"],
+    ),
     "no YAML": ("model: tests", "model: [tests", ["line", "YAML"]),
-    "a tag that would run code": ("title: What was promised", "title: !!python/name:os.system",
-                                  ["python/name"]),
-}  # fmt: skip
+    "a tag that would run code": (
+        "title: What was promised",
+        "title: !!python/name:os.system",
+        ["python/name"],
+    ),
+}
 
 
 @pytest.mark.parametrize(("old", "new", "says"), WRONG.values(), ids=WRONG.keys())
@@ -109,7 +142,12 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, says: list[s
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("", "nothing"), ("[1, 2]", "[1, 2]"), ("- a\n- b", "mapping"), ("# only a remark", "nothing")],
+    [
+        ("", "nothing"),
+        ("[1, 2]", "[1, 2]"),
+        ("- a\n- b", "mapping"),
+        ("# only a remark", "nothing"),
+    ],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UsageError, match="mapping") as caught:
