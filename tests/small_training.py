@@ -61,11 +61,19 @@ def workload(
 
 
 @cache
-def residual(dropout: float = 0.0, norm: bool = False, blocks: int = 3) -> Workload:
+def residual(dropout: float = 0.0, norm: bool = False) -> Workload:
     """The residual model, seeded; shared, so never change it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return workload(Residual(dropout=dropout, norm=norm, blocks=blocks).eval())
+        return workload(Residual(dropout=dropout, norm=norm).eval())
+
+
+@cache
+def large_batches() -> Workload:
+    """The residual model with so many samples a batch that activations outweigh gradients."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return workload(Residual().eval(), samples=512, batch_size=256)
 
 
 @cache

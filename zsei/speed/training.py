@@ -4,7 +4,6 @@ Every side trains a copy of its own from the same weights, on the calibration ba
 is held out is never trained on. All are in train mode, with the dropout the model has.
 """
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -120,7 +119,6 @@ def _warm_up(run: Side, batches: int) -> float:
 def _peak(setup: TrainingSetup, workload: Workload, step: Callable[[], object]) -> Peak:
     """Of one step that begins without gradients, so that these count as the step's."""
     setup.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
     return peak_memory(step, workload.device)
 
 

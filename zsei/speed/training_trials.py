@@ -1,6 +1,5 @@
 """Tries speed-ups of training against the baseline: same steps, same learning, memory, time."""
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -247,7 +246,6 @@ def measure_training_alone(
             trials.append(try_training(bench, [step]).trial)
         except SpeedUpRefused as error:
             refused.append(Failure(stage="alone", what=step.text(), why=str(error)))
-        gc.collect()  # the copies of one trial are let go before the next ones are made
     accepted = [trial for trial in trials if trial.verdict.outcome == "accepted"]
     parts = {trial.id: part_ratios(bench, trial.steps) for trial in accepted}
     return Alone(trials=tuple(trials), refused=tuple(refused), parts=parts)
