@@ -69,7 +69,7 @@ def test_a_folder_is_loaded_by_the_name_in_the_file(tmp_path: Path) -> None:
         vocab_size=32, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=16,
     )  # fmt: skip
-    model = BertModel(config, add_pooling_layer=False).eval()
+    model = BertModel(config).eval()
     model.save_pretrained(tmp_path / "bert")
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     ids = torch.randint(1, 32, (2, 4)) * mask
