@@ -1,4 +1,4 @@
-"""Slow or hand-counted answers for claims: verdicts from rounds, bytes of attention, a busy clock."""
+"""Slow or hand-counted answers for claims: verdicts, bytes of attention, a busy clock."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -28,9 +28,8 @@ def busy_ratios(
 ) -> Floats:  # fmt: skip
     """Measured ratios baseline / claimed [runs, rounds] on a busy machine, true median `ratio`.
 
-    Each side's time is 1 / ratio or 1 times a heavy-tailed disturbance: Student's t with two degrees
-    of freedom in the logarithm (5 %), and in one round of ten another process doubles or triples
-    one side's time, whichever.
+    Each side's time is disturbed with heavy tails: Student's t with two degrees of freedom in the
+    logarithm (5 %), and in one round of ten another process doubles or triples it.
     """
 
     def disturbed() -> Floats:

@@ -1,4 +1,17 @@
-"""Claims that a clock decides: speed-up, throughput, latency, and all steps combined."""
+"""Claims that a clock decides: speed-up, throughput, latency, and all steps combined.
+
+How surely the same claim gets the same verdict again, by how far the truth lies from what is
+claimed (simulated: 10 000 measurements each, 60 rounds at most, times disturbed by Student's t with
+two degrees of freedom and, in one round of ten, doubled or tripled by another process):
+
+    truth / claim         0.5    0.8    0.9    0.95   1      1.05   1.1    1.2    2
+    commonest verdict     not    not    not    open   open   open   held   held   held
+    other than that       0 %    0 %    22 %   9 %    0.2 %  8 %    34 %   0.5 %  0 %
+
+The others are nearly always *not decided* beside a decision, or the other way round: one
+measurement that held and another that did not were drawn in none of 10 000 pairs at any distance.
+On a quieter machine the two regions in which it wavers lie nearer to the claim.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
