@@ -7,7 +7,10 @@ from zsei.speedups.attention_backend import AttentionBackend
 from zsei.speedups.batching import Batching
 from zsei.speedups.channels_last import ChannelsLast
 from zsei.speedups.inference_mode import InferenceMode
+from zsei.speedups.int8 import Int8
 from zsei.speedups.kv_cache import KvCache
+from zsei.speedups.lower_precision import LowerPrecision
+from zsei.speedups.onnx_runtime import OnnxRuntime
 from zsei.speedups.padding import Padding
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.speedup import SpeedUp, Step, params_of
@@ -18,6 +21,9 @@ SPEED_UPS: tuple[SpeedUp, ...] = (
     AttentionBackend(),
     KvCache(),
     ChannelsLast(),
+    LowerPrecision(),
+    Int8(),
+    OnnxRuntime(),
     Batching(),
     Padding(),
     Threads(),
