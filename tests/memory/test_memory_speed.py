@@ -72,7 +72,7 @@ def test_which_speed_ups_held_is_answered_with_the_stored_numbers(memory: Memory
     ]
     assert {row["outcome"] for row in answer.rows} == {"accepted"}
     assert answer.rows[0]["product"] == together.product
-    assert "no measurement" in str(answer.rows[0]["text"])
+    assert "the product of the single speed-ups is 2.26, which is no measurement" in answer.text
     assert [citation.run for citation in answer.citations] == [speed().id]
     said = "lower-precision (dtype=bfloat16) on models/all-MiniLM-L6-v2: 2.12 times as fast"
     assert f"{said} (1.91 to 2.34), mean cosine 0.99999, accepted [{speed().id}]" in answer.text
@@ -120,7 +120,8 @@ def test_where_the_time_goes_is_answered_hot_spots_first(memory: Memory) -> None
     answer = ask_memory("where does MiniLM spend its time?", memory)
     kinds, parts = profile().kinds, profile().parts
     shares = [row["share"] for row in answer.rows if "share" in row]
-    assert shares == [part.share for part in (*kinds, *parts)]
+    assert shares == [part.share for part in (*kinds, *parts) if part.share >= 0.05]
+    assert len(shares) < len(kinds) + len(parts)  # those not worth it are left to the record
     assert answer.citations[0].run == profile().id
 
 

@@ -41,9 +41,9 @@ def list_runs(kind: Kind = None, as_json: Json = False) -> int:
         from zsei.report import plain, terminal
 
         screen = console(stdout)
-        if "runs" in body:
-            terminal.runs([_narrow(row, COLUMNS) for row in body["runs"]], screen)
-        if body.get("documents") or kind not in (None, "analysis"):
+        if body.get("runs") or not body.get("documents"):
+            terminal.runs([_narrow(row, COLUMNS) for row in body.get("runs", ())], screen)
+        if body.get("documents"):
             rows = [_narrow(row, MEASURED) for row in body["documents"]]
             plain.table(screen, plain.columns(*MEASURED), [tuple(row.values()) for row in rows])
         return codes.DONE

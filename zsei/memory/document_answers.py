@@ -15,8 +15,9 @@ from zsei.memory.vocabulary import Vocabulary
 from zsei.records import Citation
 
 _SHOWN = 12
-_BESIDE: dict[Kind, str] = {"speed": BASELINE, "profile": WHOLE}
-"""Subjects that are told only where they are asked for."""
+_WORTH_IT = 0.05
+"""Share of the time from which a part is told without being named; those under it stand in the
+record."""
 _THINGS: dict[Kind, str] = {"speed": "speed-up", "claims": "claim", "profile": "part"}
 
 
@@ -41,7 +42,7 @@ def answer_documents(memory: Memory, about: AboutDocuments, vocabulary: Vocabula
     asked = _THINGS[about.kind]
     if not fitting:
         return _none(about, lines, asked)
-    judged = [line for line in lines if line.subject != _BESIDE.get(about.kind)]
+    judged = [line for line in lines if line.subject not in (BASELINE, WHOLE)]
     came = f", {' or '.join(sorted({line.outcome for line in fitting}))}" if about.outcomes else ""
     head = f"{_counted(len(fitting), len(judged), asked)} on {_models(fitting)}{came}:"
     shown = fitting[:_SHOWN]
@@ -89,8 +90,10 @@ def _fitting(lines: Sequence[Line], about: AboutDocuments) -> list[Line]:
         named = [line for line in fitting if line.subject in about.subjects]
         alone = [line for line in named if not _is_joint(line)]
         fitting = alone or named
+    elif about.kind == "profile":
+        fitting = [line for line in fitting if _share(line) >= _WORTH_IT] or fitting
     else:
-        fitting = [line for line in fitting if line.subject != _BESIDE.get(about.kind)]
+        fitting = [line for line in fitting if line.subject != BASELINE]
     if about.outcomes:
         fitting = [line for line in fitting if line.outcome in about.outcomes]
     if about.best:
@@ -113,6 +116,11 @@ def _claims(line: Line, amounts: Sequence[float]) -> bool:
 def _numbers(text: str) -> set[float]:
     """Every number that stands in a text."""
     return {float(found) for found in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text)}
+
+
+def _share(line: Line) -> float:
+    share = line.row.get("share")
+    return share if isinstance(share, float) else 0.0
 
 
 def _worth(line: Line) -> float:
@@ -146,6 +154,6 @@ def _models(lines: Sequence[Line]) -> str:
 def _cited(lines: Sequence[Line]) -> tuple[Citation, ...]:
     named = {str(line.row["run"]): line for line in reversed(lines)}
     return tuple(
-        Citation(run=name, text=f"{line.row['kind']} of {line.model}, {line.row['created']}")
+        Citation(run=name, text=f"{line.row['kind']} of {line.model}")
         for name, line in reversed(named.items())
     )

@@ -165,8 +165,7 @@ def _of_part(record: "ProfileRecord", part: "Part", subject: str) -> Line:
     text += f", limited by {part.bound}" if part.bound else ""
     row: Row = {
         "share": part.share, "seconds": part.seconds.median, **_bounds(part.seconds),
-        "calls": part.calls, "band": part.band, "flops": part.flops, "bound": part.bound,
-        "roofline_share": part.roofline_share,
+        "band": part.band, "bound": part.bound,
     }  # fmt: skip
     gist = f"where the time is spent: {part.kind} {part.band}"
     return _line(record, subject, "measured", text, row, gist)
@@ -175,7 +174,7 @@ def _of_part(record: "ProfileRecord", part: "Part", subject: str) -> Line:
 def _of_growth(record: "ProfileRecord", growth: "Growth") -> Line:
     what = "time" if growth.measure == "seconds" else "peak memory"
     subject = f"{what} over {growth.over}"
-    row: Row = {"sizes": list(growth.sizes), "values": list(growth.values), "at": growth.at}
+    row: Row = {"at": growth.at}
     if growth.exponent is None:
         said, outcome = f"could not be told, {growth.note}", "could not tell"
     else:
@@ -195,11 +194,10 @@ def _line(
         "run": record.id, "kind": kind_of(record), "model": record.model, "subject": subject,
         "outcome": outcome,
     }  # fmt: skip
-    tail: Row = {"created": record.created, "text": text}
     return Line(
         model=record.model, subject=subject, outcome=outcome, text=text,
         gist=gist or f"speed-up by {subject.replace('-', ' ')}: {outcome}",
-        row={**head, **{name: value for name, value in row.items() if value is not None}, **tail},
+        row={**head, **{name: value for name, value in row.items() if value is not None}},
     )  # fmt: skip
 
 
@@ -220,10 +218,7 @@ def _numbers(trial: "Trial") -> Row:
 
 
 def _bounds(interval: "Interval") -> Row:
-    return {
-        "low": interval.low, "high": interval.high, "n": interval.n,
-        "confidence": interval.confidence,
-    }  # fmt: skip
+    return {"low": interval.low, "high": interval.high, "n": interval.n}
 
 
 def _quality(measurements: "Iterable[Measurement]") -> list[str]:
