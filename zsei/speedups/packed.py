@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from zsei.speedups.rearranged import Rearranged
 from zsei.speedups.runnable import Runnable
 
+_FEW = 128
+"""Rows up to which other widths are tried; with more, hardly any cell stays empty."""
+_PAIR = 256
+"""What a position costs beside attention, in pairs of positions: a row of this width would spend
+half of its time in attention."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
@@ -102,13 +108,25 @@ def adds_mask(module: nn.Module) -> bool:
 
 
 def packed_rows(lengths: Sequence[int]) -> tuple[list[int], int, int]:
-    """Where each sample begins when all are put into rows as long as the longest: first fit,
-    longest first (at most 11/9 of the fewest rows, and a constant).
+    """Where each sample begins when all are put into rows, first fit, longest first (at most 11/9
+    of the fewest rows, and a constant).
+
+    Rows are as long as the longest sample, or up to half as long again where that leaves fewer
+    cells empty: with few rows the last one is often nearly empty.
 
     Returns:
         Index of each sample's first token in the flat rows, the number of rows, their width.
     """
-    width = max(lengths)
+    longest = max(lengths)
+    few = sum(lengths) <= _FEW * longest
+    widths = range(longest, longest * 3 // 2 + 1 if few else longest + 1, max(1, longest // 24))
+    tried = [(first_fit(lengths, width), width) for width in widths]
+    (starts, rows), width = min(tried, key=lambda made: made[0][1] * made[1] * (_PAIR + made[1]))
+    return starts, rows, width
+
+
+def first_fit(lengths: Sequence[int], width: int) -> tuple[list[int], int]:
+    """Each sample's first cell and the number of rows, the longest sample placed first."""
     used: list[int] = []
     starts = [0] * len(lengths)
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
@@ -118,4 +136,4 @@ def packed_rows(lengths: Sequence[int]) -> tuple[list[int], int, int]:
             used.append(0)
         starts[number] = row * width + used[row]
         used[row] += length
-    return starts, len(used), width
+    return starts, len(used)
