@@ -25,7 +25,10 @@ STAGES = (
 )  # fmt: skip
 """A module imports from its own stage and from those left of it."""
 
-DISPLAYS = {("records.py", "graph"), ("records.py", "report"), ("graph/export.py", "report")}
+DISPLAYS = {
+    ("records.py", "graph"), ("records.py", "report"), ("graph/export.py", "report"),
+    ("profiling/record.py", "report"),
+}  # fmt: skip
 """Records and graphs show themselves: a method asks the drawing stages when it is displayed."""
 
 

@@ -92,3 +92,20 @@ def test_of_modules_inside_each_other_the_component_is_timed() -> None:
     assert timed_modules(model, anatomy) == ("0", "1")
     assert timed_modules(model, anatomy, leaves=False) == ("0",)
     assert kinds_of_modules(anatomy) == {"0": "mlp", "0.0": "mlp"}
+
+
+def test_a_module_that_holds_several_kinds_is_timed_by_its_parts() -> None:
+    block = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2))
+    model = nn.Sequential(block)
+    anatomy = Anatomy(
+        components=(
+            Component(id="0", kind="layer", path="0"),
+            Component(id="0/mlp", kind="mlp", path="0", parent="0"),
+            Component(id="0.0", kind="linear", path="0.0", parent="0/mlp"),
+            Component(id="0.1", kind="norm", path="0.1", parent="0"),
+            Component(id="0.2", kind="linear", path="0.2", parent="0/mlp"),
+        ),
+        nodes={}, outputs={}, sites=(),
+    )  # fmt: skip
+    assert timed_modules(model, anatomy, leaves=False) == ("0.0", "0.1", "0.2")
+    assert kinds_of_modules(anatomy) == {"0.0": "mlp", "0.1": "norm", "0.2": "mlp"}

@@ -167,17 +167,24 @@ def timed_modules(model: nn.Module, anatomy: Anatomy, *, leaves: bool = True) ->
 
 
 def kinds_of_modules(anatomy: Anatomy) -> dict[str, str]:
-    """Path of the module of each component -> its kind, that of the attention or MLP it stands in;
-    containers of layers and joins have none.
+    """Path of the module of each component -> its kind, that of the attention or MLP it stands in.
+
+    A module is left out where it also holds something of another kind: the MLP of torch's encoder
+    layer has no module of its own, but its linears have.
     """
-    skipped = ("layer", "head", "output", "residual", "input")
     kinds = {component.id: component.kind for component in reversed(anatomy.components)}
-    found: dict[str, str] = {}
+    own: dict[str, str] = {}
+    held: dict[str, set[str]] = {}
     for component in reversed(anatomy.components):
+        if not component.path or component.kind in ("head", "output", "residual", "input"):
+            continue
         around = kinds.get(component.parent or "", "")
-        if component.path and component.kind not in skipped:
-            found[component.path] = around if around in CONTAINERS else component.kind
-    return found
+        kind = around if around in CONTAINERS else component.kind
+        own[component.path] = kind
+        pieces = component.path.split(".")
+        for end in range(1, len(pieces) + 1):
+            held.setdefault(".".join(pieces[:end]), set()).add(kind)
+    return {path: kind for path, kind in own.items() if held[path] == {kind} and kind != "layer"}
 
 
 def _inside(path: str, others: set[str]) -> bool:

@@ -12,6 +12,10 @@ from zsei.timing.interval import Interval
 
 TOP = 12
 """Components and calls shown, unless more are asked for."""
+WIDE = 98
+"""Columns from which tables are shown whole."""
+NARROW = (0, 1, 2, 4, 5, 7)
+"""Columns of the tables of parts that are shown where there is less room."""
 BAR = 6
 """Characters of the longest bar."""
 COLORS = {"now": "red", "next": "yellow", "later": "cyan"}
@@ -129,37 +133,44 @@ def roofline(part: Part) -> str:
 
 def _parts(parts: Sequence[Part], console: Console, top: int, title: str) -> None:
     longest = max((part.share for part in parts), default=1.0) or 1.0
+    narrow = console.width < WIDE
     rows: list[list[Text | str]] = []
     for part in parts[:top]:
-        bar = Text("█" * max(0, round(BAR * part.share / longest)), COLORS.get(part.band, "dim"))
-        rows.append([
-            Text(short(part.name, 27)),
+        color = COLORS.get(part.band, "dim")
+        bar = Text("█" * max(0, round(BAR * part.share / longest)), color)
+        row = [
+            Text(short(part.name, 26)),
             seconds(part.seconds.median),
             percent(part.share),
             bar,
-            Text(part.band, COLORS.get(part.band, "dim")),
+            Text(part.band, color),
             rate(part),
             "–" if part.intensity is None else number(round(part.intensity, 2)),
             roofline(part),
-        ])  # fmt: skip
+        ]
+        rows.append([row[i] for i in NARROW] if narrow else row)
     heads = (title, "time>", "share>", "", "worth it", "FLOP/s>", "FLOP/byte>", "roofline")
-    plain.table(console, plain.columns(*heads), rows)
+    kept = [heads[i] for i in NARROW] if narrow else heads
+    plain.table(console, plain.columns(*kept), rows)
 
 
 def _calls(calls: Sequence[Call], console: Console) -> None:
+    narrow = console.width < WIDE
     rows = [
         [
             short(call.name, 24),
-            interval(call.seconds),
+            seconds(call.seconds.median) if narrow else interval(call.seconds),
             "–" if call.flops is None else count(call.flops),
             "–" if call.moved is None else size(call.moved),
             "–" if call.alive is None else size(call.alive),
-            short(call.component, 32),
+            short(call.component, 26),
         ]
         for call in calls
     ]
-    heads = ("call", "time (interval)>", "FLOP>", "moved>", "alive>", "component")
-    plain.table(console, plain.columns(*heads), rows)
+    time = "time>" if narrow else "time (interval)>"
+    plain.table(
+        console, plain.columns("call", time, "FLOP>", "moved>", "alive>", "component"), rows
+    )
 
 
 def _more(left: int, noun: str, console: Console) -> None:
