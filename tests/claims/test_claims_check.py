@@ -158,8 +158,10 @@ def test_data_that_are_not_there_are_named(file: Path) -> None:
 def test_two_scripts_of_one_name_do_not_meet(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    (other / "promised.py").write_text(SCRIPT.replace("nn.Linear(6, 12), nn.Linear(12, 4)",
-                                                      "nn.Linear(6, 3), nn.Linear(3, 4)"))  # fmt: skip
+    narrow = SCRIPT.replace(
+        "nn.Linear(6, 12), nn.Linear(12, 4)", "nn.Linear(6, 3), nn.Linear(3, 4)"
+    )
+    (other / "promised.py").write_text(narrow)
     (other / "claims.yaml").write_text(FILE)
     first, second = (checked(path, only=["same"]) for path in (file, other / "claims.yaml"))
     assert first.parameters == 6 * 12 + 12 + 12 * 4 + 4

@@ -33,7 +33,7 @@ def busy_ratios(
     """
 
     def disturbed() -> Floats:
-        noise = np.exp(0.05 * generator.standard_t(2, (runs, rounds)))
+        noise = np.exp(0.05 * generator.standard_t(2, (runs, rounds)).clip(-100, 100))
         hit = generator.random((runs, rounds)) < 0.1
         return noise * np.where(hit, generator.uniform(2, 3, (runs, rounds)), 1.0)
 
