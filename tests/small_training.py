@@ -3,13 +3,16 @@
 from functools import cache
 
 import torch
-from prepared import seeded, subject_of
+from prepared import seeded
 from torch import Tensor, nn
 
 from zsei.speed.workload_of import workload_of
 from zsei.speedups.training.setup import TrainingSetup, bare_training, without_dropout
 from zsei.speedups.workload import Workload
+from zsei.subject.modules_anatomy import read_modules
 from zsei.subject.objective import Objective
+from zsei.subject.program import frozen_twin, model_hash
+from zsei.subject.types import Batch, ModelSource, Subject
 from zsei.timing.device import find_device
 
 CPU = find_device("cpu")
@@ -52,11 +55,25 @@ class Residual(nn.Module):
 def workload(
     model: nn.Module, *, samples: int = 24, batch_size: int = 8, objective: Objective = REGRESSION
 ) -> Workload:
-    """Any model from 8 numbers to 4, with random targets that can be learnt."""
+    """Any model from 8 numbers to 4, known by its modules, with targets that can be learnt."""
     x = seeded(samples, 8)
     labels = x[:, :4].tanh() if objective is REGRESSION else seeded(samples, seed=2).sigmoid()
     given = None if objective is FIDELITY else labels
-    subject = subject_of(model, (x,), objective, labels=given, batch_size=batch_size)
+    batches = tuple(
+        Batch(
+            inputs=(x[rows : rows + batch_size],),
+            labels=None if given is None else given[rows : rows + batch_size],
+            groups=("data",) * batch_size,
+        )
+        for rows in range(0, samples, batch_size)
+    )
+    twin = frozen_twin(model)
+    subject = Subject(
+        source=ModelSource(name=type(model).__name__, kind="object"), model=twin,
+        model_hash=model_hash(model), program=None, input_names=("x",), objective=objective,
+        calibration=batches, held_out=batches,
+        anatomy=read_modules(twin, ("x",), batches[0].inputs),
+    )  # fmt: skip
     return workload_of(subject, CPU, 1)
 
 
@@ -81,7 +98,7 @@ def linear() -> Workload:
     """One linear layer, which the oracle trains by hand; shared."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        return workload(nn.Linear(8, 4), samples=10, batch_size=5)
+        return workload(nn.Sequential(nn.Linear(8, 4)), samples=10, batch_size=5)
 
 
 def fresh(used: Workload) -> TrainingSetup:

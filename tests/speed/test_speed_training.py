@@ -1,12 +1,14 @@
 """Training raced, compared step by step and judged: planted ways are told from one another."""
 
 import math
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from oracles.training_steps import accepted_training
+from planted_speed import without_collecting
 from planted_training import (
     PlantedClock,
     counted_twice,
@@ -161,27 +163,29 @@ def _quality(increase: float) -> Quality:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("gain", ["time", "memory"])
-@pytest.mark.parametrize("difference", [1e-6, 2e-5])
-@pytest.mark.parametrize("increase", [0.0, 0.2])
-@pytest.mark.parametrize("interval", [(1.1, 1.3), (0.9, 1.1), (0.7, 0.9)])
-@pytest.mark.parametrize("memory", [(100, 99), (100, 100)])
-@pytest.mark.parametrize("finite", [True, False])
-def test_the_verdict_is_that_of_plain_questions(
-    exact, gain, difference, increase, interval, memory, finite
-) -> None:  # fmt: skip
-    evidence = TrainingEvidence(
-        finite=finite, difference=difference, quality=_quality(increase), bytes=memory,
-        speed_up=Interval(low=interval[0], median=1.0, high=interval[1], n=11),
-    )  # fmt: skip
-    verdict = judge_training(evidence, exact=exact, gain=gain, limits=(0.03, 0.08), settings=SMALL)
-    expected = accepted_training(
-        finite=finite, exact=exact, difference=difference, loss_bound=increase, limit=0.08,
-        for_memory=gain == "memory", interval=interval, memory=memory,
-    )  # fmt: skip
-    assert verdict.outcome == expected
-    assert verdict.reason.startswith(expected)
+def test_the_verdict_is_that_of_plain_questions() -> None:
+    qualities = {increase: _quality(increase) for increase in (0.0, 0.2)}
+    outcomes = set()
+    for finite, exact, for_memory, difference, increase, interval, memory in product(
+        (True, False), (True, False), (True, False), (1e-6, 2e-5), qualities,
+        ((1.1, 1.3), (0.9, 1.1), (0.7, 0.9)), ((100, 99), (100, 100)),
+    ):  # fmt: skip
+        evidence = TrainingEvidence(
+            finite=finite, difference=difference, quality=qualities[increase], bytes=memory,
+            speed_up=Interval(low=interval[0], median=1.0, high=interval[1], n=11),
+        )  # fmt: skip
+        verdict = judge_training(
+            evidence, exact=exact, gain="memory" if for_memory else "time", limits=(0.03, 0.08),
+            settings=SMALL,
+        )  # fmt: skip
+        expected = accepted_training(
+            finite=finite, exact=exact, difference=difference, loss_bound=increase, limit=0.08,
+            for_memory=for_memory, interval=interval, memory=memory,
+        )  # fmt: skip
+        assert verdict.outcome == expected, (evidence, exact, for_memory)
+        assert verdict.reason.startswith(expected)
+        outcomes.add(expected)
+    assert outcomes == {"accepted", "rejected", "inconclusive", "failed"}
 
 
 def test_what_was_not_measured_is_not_accepted() -> None:
@@ -251,7 +255,10 @@ def test_nothing_is_combined_once_the_time_is_spent() -> None:
     assert combine_training(bench, spent, out_of_time=lambda: True, report=silent) is None
 
 
-def test_a_race_gives_every_side_the_same_steps_and_disturbs_nothing() -> None:
+def test_a_race_gives_every_side_the_same_steps_and_disturbs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_collecting(monkeypatch)
     used = residual(dropout=0.5)
     before, threads, state = (
         model_hash(used.model), torch.get_num_threads(), torch.get_rng_state(),
@@ -287,7 +294,10 @@ def test_a_race_gives_every_side_the_same_steps_and_disturbs_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_checkpointed_blocks_need_less_memory_and_pass_the_gate() -> None:
+def test_checkpointed_blocks_need_less_memory_and_pass_the_gate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_collecting(monkeypatch)
     used = large_batches()
     bench = training_bench(used, SMALL, rounds=5, count=2)
     trial = try_training(bench, [step("activation-checkpointing")]).trial

@@ -1,6 +1,7 @@
 """Training made another way is the same training: against steps by hand, and piece by piece."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
@@ -53,10 +54,10 @@ def test_exact_ways_make_the_steps_that_loops_by_hand_make(steps: tuple[Step, ..
     used = linear()
     recipe = adamw(learning_rate=1e-2, weight_decay=0.1)
     setup = carry_out_training(steps, used, recipe=recipe)
-    module = setup.module
+    module = cast(nn.Linear, setup.module.get_submodule("0"))
     oracle = LinearTraining(
         weight=module.weight.tolist(), bias=module.bias.tolist(), rate=1e-2, decay=0.1
-    )  # type: ignore[union-attr]
+    )
     for number in range(4):
         batch = used.calibration[number % 2]
         assert batch.labels is not None
@@ -110,7 +111,7 @@ def test_a_cut_batch_is_the_batch(parts: int, stride: int) -> None:
 
 
 def test_pairs_are_never_separated() -> None:
-    used = workload(nn.Linear(8, 4), samples=12, batch_size=6, objective=SIMILARITY)
+    used = workload(nn.Sequential(nn.Linear(8, 4)), samples=12, batch_size=6, objective=SIMILARITY)
     setup = carried(used, step("gradient-accumulation", micro_batches=2))
     assert [part.size for part, _ in setup.parts(used.calibration[0])] == [2, 4]
     whole = gradients(carried(used), used)
@@ -286,7 +287,7 @@ def test_an_optimizer_without_a_fused_form_is_refused() -> None:
 
 def test_training_needs_labels() -> None:
     with pytest.raises(ObjectiveError, match="needs labels; the objective is fidelity"):
-        bare_training(workload(nn.Linear(8, 4), objective=FIDELITY))
+        bare_training(workload(nn.Sequential(nn.Linear(8, 4)), objective=FIDELITY))
 
 
 def test_unknown_names_and_parameters_are_named() -> None:
