@@ -1,10 +1,11 @@
 """The claims of the neuro-divergent summary, measured on PatchTST and the real ETTh1.
 
-    python -m benchmarks.claims_neuro_divergent [--device cuda] [--rounds 60] [--out DIR] [--generated]
+    python -m benchmarks.claims_neuro_divergent [--device cuda] [--rounds 60] [--out DIR]
 
 Prints a line for each claim: claimed, measured with its 99 % interval, verdict, seconds. The data
 are found through `ZSEI_EVAL_DATA` (default ../shared/data); where they are missing this says so and
-ends, unless `--generated` asks for the generated series. Run it on a machine that does nothing else.
+ends, unless `--generated` asks for the generated series. Run it on a machine that does nothing
+else.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Claims about a model's speed, each held against a measurement.
 
 A file says what was promised: so many times faster, so many milliseconds, so much less memory, the
-same outputs. Every claim is measured on this machine and comes back held, not held, not decided (its
-99 % interval straddles what is claimed) or not measurable here, with the reason. At the command
-line: `zsei claims FILE`; a real file stands in `examples/claims/`.
+same outputs. Every claim is measured on this machine and comes back held, not held, not decided
+(its 99 % interval straddles what is claimed) or not measurable here, with the reason. At the
+command line: `zsei claims FILE`; a real file stands in `examples/claims/`.
 """
 
 # %% What was promised of the sentence encoder that comes with ZSEI.
