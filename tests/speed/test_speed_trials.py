@@ -149,6 +149,13 @@ def test_once_the_budget_is_spent_the_rest_is_listed_as_not_tried(planted: Bench
     assert all("budget" in f.why for f in found.refused)
 
 
+def test_the_budget_goes_to_trials_before_it_goes_to_looking_for_variants(planted: Bench) -> None:
+    asked = iter([False, False, True, True])  # lean: turn and trial; then it is spent
+    found = measure_alone(planted, SHELF[:2], lambda: next(asked), lambda share, note: None)
+    assert outcomes(found) == {"lean": "accepted"}
+    assert [f.what for f in found.refused] == ["rough"]
+
+
 def test_names_choose_among_the_shelf() -> None:
     assert [s.name for s in chosen(SHELF, ["lean", "slow"], ["slow"])] == ["lean"]
     with pytest.raises(UsageError, match="warp"):

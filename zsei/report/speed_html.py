@@ -5,7 +5,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from zsei.report import html
-from zsei.report.speed_rows import row, rows, times
+from zsei.report.speed_rows import grouped, row, rows, times
 from zsei.report.speed_svg import speed_svg
 from zsei.speed.record import SpeedRecord
 
@@ -38,5 +38,6 @@ def render(record: SpeedRecord) -> str:
             whole=None if together is None else row(together.trial),
             parts=() if together is None else together.parts[:PARTS_SHOWN],
             times=times,
+            refused=grouped(record.refused),
         )
     )

@@ -1,7 +1,9 @@
 """What a measurement of speed-ups shows, as rows that terminal and page share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from zsei.records import Failure
 from zsei.report import text
 from zsei.speed.record import SpeedRecord, Trial
 from zsei.timing.interval import Interval
@@ -73,3 +75,11 @@ def _memory(trial: Trial) -> str:
         return "could not tell"
     ratio = f", {before / after:.3g}x less" if after and before / after >= 1.05 else ""
     return f"{text.size(after)}{ratio}"
+
+
+def grouped(failures: Sequence[Failure]) -> tuple[tuple[str, str], ...]:
+    """(names, reason): those with one reason are told together, in the order of the first."""
+    found: dict[str, list[str]] = {}
+    for failure in failures:
+        found.setdefault(failure.why, []).append(failure.what)
+    return tuple((", ".join(names), why) for why, names in found.items())

@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.text import Text
 
 from zsei.report import plain
-from zsei.report.speed_rows import Row, row, rows, times
+from zsei.report.speed_rows import Row, grouped, row, rows, times
 from zsei.report.text import number, one_line, seconds, short
 from zsei.speed.record import Combination, SpeedRecord
 
@@ -16,15 +16,13 @@ def summary(record: SpeedRecord, console: Console) -> None:
     title = Text(f"{one_line(record.model, 60)}", style="bold")
     title.append(f"  {record.use} on {one_line(record.device_name, 60)}", style="default")
     plain.line(console, title)
-    plain.line(
+    plain.paragraph(
         console,
-        Text(
-            f"baseline: {seconds(record.baseline.median)} a batch of {record.batch_size} "
-            f"({seconds(record.baseline.low)} to {seconds(record.baseline.high)}), "
-            f"{record.threads} threads; {record.samples} samples{_lengths(record)}; "
-            f"{record.objective} ({record.metric})",
-            style="dim",
-        ),
+        f"baseline: {seconds(record.baseline.median)} a batch of {record.batch_size} "
+        f"({seconds(record.baseline.low)} to {seconds(record.baseline.high)}), "
+        f"{record.threads} threads; {record.samples} samples{_lengths(record)}; "
+        f"{record.objective} ({record.metric})",
+        style="dim",
     )
     plain.title(console, "Alone")
     found = rows(record)
@@ -38,8 +36,8 @@ def summary(record: SpeedRecord, console: Console) -> None:
         _together(record.together, console)
     if record.refused:
         plain.title(console, "Not to be had here")
-        for failure in record.refused:
-            plain.paragraph(console, f"{failure.what}: {failure.why}", indent=2, limit=400)
+        for names, why in grouped(record.refused):
+            plain.paragraph(console, f"{names}: {why}", indent=2, limit=600)
 
 
 def _lengths(record: SpeedRecord) -> str:

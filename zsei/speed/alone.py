@@ -79,22 +79,27 @@ def measure_alone(
     trials: list[Trial] = []
     refused: list[Failure] = []
     parts: dict[str, PartTimes] = {}
-    queue = _variants(bench, speedups, refused)
-    for number, step in enumerate(queue):
-        report(number / len(queue), step.text())
+    for number, speedup in enumerate(speedups):
+        report(number / len(speedups), speedup.name)
         if out_of_time():
-            refused.append(Failure(stage="alone", what=step.text(), why=SPENT))
+            refused.append(Failure(stage="alone", what=speedup.name, why=SPENT))
             continue
-        try:
-            tried = attempt(bench, [step])
+        for step in _variants(bench, speedup, refused):
+            report(number / len(speedups), step.text())
+            if out_of_time():
+                refused.append(Failure(stage="alone", what=step.text(), why=SPENT))
+                continue
+            try:
+                tried = attempt(bench, [step])
+            except SpeedUpRefused as error:
+                refused.append(Failure(stage="alone", what=step.text(), why=str(error)))
+                continue
             trials.append(tried.trial)
             if tried.trial.verdict.outcome == "accepted":
                 ratio = _by_part(bench, tried)
                 if ratio is not None:
                     parts[tried.trial.id] = ratio
-            del tried
-        except SpeedUpRefused as error:
-            refused.append(Failure(stage="alone", what=step.text(), why=str(error)))
+            del tried  # a converted copy is let go before the next one is made
     return Alone(trials=tuple(trials), refused=tuple(refused), parts=parts)
 
 
@@ -108,16 +113,14 @@ def _by_part(bench: Bench, tried: Tried) -> PartTimes | None:
         return None  # a module that hooks upset is as opaque as one that has none
 
 
-def _variants(
-    bench: Bench, speedups: Sequence[SpeedUp], refused: list[Failure]
-) -> list[Step]:  # fmt: skip
-    found = []
-    for speedup in speedups:
-        try:
-            found += [step_of(speedup, params) for params in speedup.variants(bench.workload)]
-        except SpeedUpRefused as error:
-            refused.append(Failure(stage="alone", what=speedup.name, why=str(error)))
-        except Exception as error:
-            why = f"{speedup.name} must say what it can do here; it stopped with {sentence(error)}"
-            refused.append(Failure(stage="alone", what=speedup.name, why=why))
-    return found
+def _variants(bench: Bench, speedup: SpeedUp, refused: list[Failure]) -> list[Step]:
+    """What is worth trying of one speed-up; why not, where that is nothing."""
+    try:
+        with undisturbed():
+            return [step_of(speedup, params) for params in speedup.variants(bench.workload)]
+    except SpeedUpRefused as error:
+        why = str(error)
+    except Exception as error:
+        why = f"{speedup.name} must say what it can do here; it stopped with {sentence(error)}"
+    refused.append(Failure(stage="alone", what=speedup.name, why=why))
+    return []
