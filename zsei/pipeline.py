@@ -40,6 +40,7 @@ from zsei.subject.again import means_of, subject_again
 from zsei.subject.prepare import prepare
 from zsei.subject.seeded import seeded
 from zsei.subject.streamed import fitted, too_large_to_copy
+from zsei.subject.types import Subject
 from zsei.surgery.apply import EditedModel, apply_edits
 from zsei.surgery.recipe import RECIPE
 from zsei.surgery.save import load as load_edited
@@ -60,6 +61,7 @@ def analyze(
     objective: str = "auto",
     settings: Settings | None = None,
     progress: Progress | None = None,
+    profile: bool = False,
 ) -> AnalysisRecord:
     """Measure a model, explain it, propose changes and let the gate judge them.
 
@@ -72,6 +74,7 @@ def analyze(
             `similarity`.
         settings: Everything else; None reads `zsei.toml` and `ZSEI_*`.
         progress: Called with (stage, share done, seconds remaining or None, note).
+        profile: Whether to add a profile (`zsei.profile`) of the first batch to `timings`.
 
     Returns:
         The record. It is also kept in memory (`settings.home`), where `ask` finds it; should that
@@ -120,8 +123,10 @@ def analyze(
             record, outcome = take_turns(record, possible, bench, cards, line, report)
             time_best(bench, outcome, LATENCY_PAIRS)
         verify_unchanged(subject)
+        profiled = _profiled(subject, settings) if profile else None
     record = with_verdicts(record, outcome, analysis)
     timings = _timings(started, clock, traced.seconds, traced.overhead, outcome, clock_findings)
+    timings = timings.model_copy(update={"profile": profiled})
     calls = line.log if line is not None else ()
     return remember(sealed(record, timings), settings, memory=memory, calls=calls)
 
@@ -158,6 +163,16 @@ def _timings(
         findings=tuple(findings),
         remarks=overhead_remark(overhead),
     )
+
+
+def _profiled(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """The profile of an analysed model, as JSON."""
+    from zsei.profiling.profile import SHARES, profile_subject
+    from zsei.timing.device import find_device
+
+    clock = Clock(None, None, SHARES)
+    found = profile_subject(subject, find_device("cpu"), settings, clock)
+    return found.model_copy(update={"timings": clock.seconds}).model_dump(mode="json")
 
 
 def remember(

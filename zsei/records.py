@@ -436,6 +436,8 @@ class Timings(Record):
     findings: tuple[Finding, ...] = ()
     """Findings that rest on measured time."""
     remarks: tuple[str, ...] = ()
+    profile: dict[str, JsonValue] | None = None
+    """A whole profile as JSON (`zsei.profiling.record.ProfileRecord`), where one was asked for."""
 
 
 class KeptTensor(Record):

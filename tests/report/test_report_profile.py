@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import report_records
 from hostile import HOSTILE
 from rich.console import Console
 
@@ -17,7 +18,7 @@ from zsei.profiling.costs import Cost
 from zsei.profiling.memory import Held
 from zsei.profiling.parts import calls_of, parts_of
 from zsei.profiling.record import Growth, MemoryUse, ProfileRecord, Roof
-from zsei.report import profile_html, profile_text
+from zsei.report import html, profile_html, profile_text
 from zsei.report.profile_files import save_profile
 from zsei.report.profile_svg import HEIGHT, LEFT, RIGHT, WIDTH, memory_svg, roofline_svg
 from zsei.timing.interval import Interval
@@ -207,3 +208,20 @@ def test_files_and_displays_of_a_record(tmp_path: Path, capsys: pytest.CaptureFi
     record.show()
     assert "Hot spots" in capsys.readouterr().out
     assert "<script>" not in a_record("<script>")._repr_html_()
+
+
+def test_the_report_of_an_analysis_shows_the_profile_it_holds() -> None:
+    plain = report_records.encoder()
+    profile = a_record("<b>encoder").model_dump(mode="json")
+    timings = plain.timings.model_copy(update={"profile": profile})
+    page = html.render(plain.model_copy(update={"timings": timings}))
+    assert "&lt;b&gt;encoder.0/mlp" in page
+    assert "<b>encoder" not in page
+    for words in ("61.9 %", 'svg class="curve run roofline"', "exponent 1.90"):
+        assert words in page
+        assert words not in html.render(plain)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert style is not None
+    assert ".roofline" in style.group(1)
+    digest = base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode()
+    assert f"sha256-{digest}" in page

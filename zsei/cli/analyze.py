@@ -56,6 +56,9 @@ def analyze(
             help="Write record.json, flow.graphml, flow.json and report.html into this folder.",
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Add where time and memory go, as `zsei profile`.")
+    ] = False,
     allow_remote_code: RemoteCode = False,
     as_json: Json = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Show no progress.")] = False,
@@ -81,8 +84,9 @@ def analyze(
             from zsei import pipeline
 
             record = pipeline.analyze(
-                model, groups, objective=objective, settings=chosen, progress=advance
-            )
+                model, groups, objective=objective, settings=chosen, progress=advance,
+                profile=profile,
+            )  # fmt: skip
         files: list[Path] = []
         if out is not None:
             with written_whole(out) as draft:

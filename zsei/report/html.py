@@ -141,7 +141,11 @@ def render(record: AnalysisRecord) -> str:
 
 
 def _render(record: AnalysisRecord, depth: Depth) -> str:
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    from zsei.report.profile_html import STYLES, section
+
+    profile = section(record)
+    names = ("report.css", *(STYLES if profile else ()))
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     removed = verdicts.removed(record)
     critical = select.critical_paths(record)
@@ -175,6 +179,7 @@ def _render(record: AnalysisRecord, depth: Depth) -> str:
             counted=rounds.counted(record),
             rankings=trust.rankings(record),
             slowest=select.slowest(record),
+            profile=profile,
             parts=component_table(record, depth.listed),
             heads=head_table(record, depth.listed),
             anchors=anchors,

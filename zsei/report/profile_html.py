@@ -4,14 +4,46 @@ As the report of an analysis: it loads nothing, its content security policy forb
 and every script, and every text is cleaned, clipped and escaped.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup, escape
 
 from zsei.profiling.record import OUTSIDE, Growth, ProfileRecord
+from zsei.records import AnalysisRecord
 from zsei.report import html, profile_text
 from zsei.report.curves_svg import Chart, Curve, curves_svg
 from zsei.report.profile_svg import KINDS, colour_of, memory_svg, roofline_svg
+
+STYLES = ("prune.css", "run.css", "profile.css")
+"""What a profile's drawings need beside the report's own style."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What the report of an analysis shows of a profile."""
+
+    record: ProfileRecord
+    whole: str
+    roofline: Markup
+    timeline: Markup
+    kinds: tuple[tuple[str, str], ...]
+    grown: tuple[str, ...]
+
+
+def section(analysis: AnalysisRecord) -> Section | None:
+    """The profile that an analysis holds; None where none was asked for."""
+    if analysis.timings.profile is None:
+        return None
+    record = ProfileRecord.model_validate(analysis.timings.profile)
+    return Section(
+        record=record,
+        whole=profile_text.whole(record),
+        roofline=roofline_svg(record),
+        timeline=memory_svg(record),
+        kinds=legend(record),
+        grown=tuple(profile_text.grown(fit) for fit in record.growth),
+    )
 
 
 def write(record: ProfileRecord, path: Path) -> Path:
@@ -25,7 +57,7 @@ def write(record: ProfileRecord, path: Path) -> Path:
 
 def render(record: ProfileRecord) -> str:
     """The page."""
-    names = ("report.css", "prune.css", "run.css", "profile.css")
+    names = ("report.css", *STYLES)
     style = "".join((html.TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     charts = [chart for chart in map(growth_chart, record.growth) if chart]
     return (
