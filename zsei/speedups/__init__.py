@@ -6,6 +6,7 @@ from zsei.errors import UsageError
 from zsei.speedups.attention_backend import AttentionBackend
 from zsei.speedups.batching import Batching
 from zsei.speedups.channels_last import ChannelsLast
+from zsei.speedups.compiled import Compiled
 from zsei.speedups.inference_mode import InferenceMode
 from zsei.speedups.int8 import Int8
 from zsei.speedups.kv_cache import KvCache
@@ -24,6 +25,7 @@ SPEED_UPS: tuple[SpeedUp, ...] = (
     LowerPrecision(),
     Int8(),
     OnnxRuntime(),
+    Compiled(),
     Batching(),
     Padding(),
     Threads(),

@@ -132,20 +132,41 @@ def _write(source: Path, target: Path, params: Int8Params, outside: Sequence[str
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    from onnxruntime.quantization.onnx_model import ONNXModel
 
     large = source.with_name(f"{source.name}.data").exists()
+    plain = ONNXModel(onnx.load(source))
+    _own_weights(plain.model.graph)
+    plain.replace_gemm_with_matmul()
+    outside = [*outside, *(f"{name}_MatMul" for name in outside)]
     if params.mode == "dynamic":
         quantize_dynamic(
-            source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
+            plain.model, target, op_types_to_quantize=["MatMul"], per_channel=True,
             weight_type=QuantType.QInt8, nodes_to_exclude=list(outside),
             use_external_data_format=large, extra_options={"MatMulConstBOnly": True},
         )  # fmt: skip
     else:
         quantiser: Any = MatMulNBitsQuantizer(
-            onnx.load(source), bits=8, block_size=params.block, is_symmetric=True,
+            plain.model, bits=8, block_size=params.block, is_symmetric=True,
             accuracy_level=4 if params.mode == "blocks" else 1, nodes_to_exclude=list(outside),
         )  # fmt: skip
         quantiser.process()
         onnx.save(quantiser.model.model, str(target), save_as_external_data=large)
     written = onnx.load(target, load_external_data=False)
     return sum(node.op_type in _QUANTISED for node in written.graph.node)
+
+
+def _own_weights(graph: Any) -> None:
+    """Give every `Gemm` weights of its own, and forget noted shapes.
+
+    The library writes a `Gemm` as a plain product by transposing its weights in place: weights that
+    two of them share would be transposed twice, and the shapes noted for them would be wrong.
+    """
+    del graph.value_info[:]
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for number, node in enumerate(graph.node):
+        if node.op_type == "Gemm" and node.input[1] in weights:
+            own = graph.initializer.add()
+            own.CopyFrom(weights[node.input[1]])
+            own.name = f"{own.name}_of_{number}"
+            node.input[1] = own.name
