@@ -34,10 +34,16 @@ LONG = (
 """Files that take longest. They go first: a file runs on one core, and the last one alone."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first; all else in its own order."""
+    """Long files first, all else in its own order; what `long.txt` names is marked so."""
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+    listed = Path(__file__).with_name("long.txt").read_text(encoding="utf-8").splitlines()
+    long = {line for line in listed if line and not line.startswith("#")}
+    for item in items:
+        if item.nodeid in long:
+            item.add_marker("long")
 
 
 @pytest.fixture(autouse=True)

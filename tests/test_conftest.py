@@ -23,3 +23,13 @@ def test_loopback_stays_open() -> None:
 def test_memory_stands_in_a_folder_of_its_own(home: Path) -> None:
     assert os.environ["ZSEI_HOME"] == str(home)
     assert not home.exists()
+
+
+def test_what_the_default_run_leaves_out_exists() -> None:
+    tests = Path(__file__).parent
+    lines = (tests / "long.txt").read_text(encoding="utf-8").splitlines()
+    named = [line for line in lines if line and not line.startswith("#")]
+    assert named == sorted(set(named))
+    for line in named:
+        file, function = line.split("[")[0].split("::")
+        assert f"def {function}(" in (tests.parent / file).read_text(encoding="utf-8"), line
