@@ -65,7 +65,8 @@ class FakeEvent:
         assert enable_timing
         self.at = -1.0
 
-    def record(self) -> None:
+    def record(self, stream: object) -> None:
+        assert stream == "stream of cuda:1"
         FakeEvent.clock += 7.0
         self.at = FakeEvent.clock
 
@@ -79,8 +80,9 @@ def test_on_a_card_marks_are_events_that_are_waited_for(monkeypatch: pytest.Monk
         FakeEvent.waited = True
 
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    watch = Stopwatch(Device(torch=torch.device("cuda", 0), name="a card"))
+    watch = Stopwatch(Device(torch=torch.device("cuda", 1), name="a card"))
     for _ in range(3):
         watch.mark()
     assert not FakeEvent.waited

@@ -26,7 +26,8 @@ class Stopwatch:
         """Keep this moment."""
         if self._device.is_cuda:
             event = torch.cuda.Event(enable_timing=True)
-            event.record()
+            # The device's own stream: with several cards the present one may be another.
+            event.record(torch.cuda.current_stream(self._device.torch))
             self._events.append(event)
         else:
             self._moments.append(time.perf_counter())
