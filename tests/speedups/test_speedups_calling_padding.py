@@ -258,6 +258,33 @@ def test_a_step_before_may_round_otherwise_and_no_more_than_it_does_itself() -> 
         assert (found.float() - plain).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("params", MODES, ids=lambda params: params.mode)
+def test_a_compiled_model_is_tried_as_it_was_and_compiled_for_the_batches(
+    params: PaddingParams,
+) -> None:
+    work = token_workload(BERT, (9, 4, 3, 7), length=11)
+    start = bare(work.model, work.input_names)
+    shapes: list[tuple[int, ...]] = []
+
+    def compiled(**named: Tensor) -> object:
+        shapes.append(tuple(named["input_ids"].shape))
+        return start.module(**named)
+
+    module: Any = bare(work.model, work.input_names).module
+    module._compiled_call_impl = compiled
+    with torch.no_grad():
+        runnable = Padding().apply(start.with_module(module), params, work)
+        before = list(shapes)
+        found = runnable(work.held_out[0].inputs)
+    # The trial has three samples of 9, 4 and 5 tokens; calibration and held-out are one batch.
+    wanted = {
+        "trim": [(4, 9)], "buckets": [(2, 4), (1, 7), (1, 9)], "pack": [(2, 12)],
+    }[params.mode]  # fmt: skip
+    assert before == 2 * wanted
+    assert shapes == 3 * wanted
+    torch.testing.assert_close(found, expected(work), rtol=1e-5, atol=1e-5)
+
+
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=9), groups=st.integers(1, 5))
 def test_groups_hold_every_sample_once_and_run_the_fewest_positions(

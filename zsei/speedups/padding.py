@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, final
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from zsei.errors import SpeedUpRefused
 from zsei.speedups.bucketed import Bucketed
@@ -16,6 +16,8 @@ from zsei.speedups.rearranged import Rearranged, takes
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.speedup import EXACT, Params
 from zsei.speedups.workload import Workload
+from zsei.subject.program import frozen_twin
+from zsei.timing.threads import torch_threads
 
 BUCKETS = (4, 2, 8)
 WINDOWS = ("sliding_window", "attention_chunk_size", "local_attention", "attention_window")
@@ -98,7 +100,13 @@ class Padding:
         else:
             groups = params.buckets if params.mode == "buckets" else 1
             wrapper = _bucketed(runnable, tokens, groups, inputs, workload)
-        return runnable.with_module(wrapper, main_only=True)
+        found = runnable.with_module(wrapper, main_only=True)
+        if _compiled(runnable):
+            # The shapes that the wrapper makes are compiled now rather than at first use.
+            with torch_threads(workload.threads):
+                for batch in (*workload.calibration, *workload.held_out):
+                    found(batch.inputs)
+        return found
 
 
 def _mask(workload: Workload) -> str:
@@ -114,8 +122,12 @@ def _mask(workload: Workload) -> str:
 
 def _plain(runnable: Runnable) -> Runnable:
     """What a trial runs: not the compiled form, which would compile for the trial's shapes."""
-    module = getattr(runnable.module, "_orig_mod", None)
-    return runnable.with_module(module) if isinstance(module, nn.Module) else runnable
+    # A copy of a compiled module is the module before it was compiled.
+    return runnable.with_module(frozen_twin(runnable.module)) if _compiled(runnable) else runnable
+
+
+def _compiled(runnable: Runnable) -> bool:
+    return getattr(runnable.module, "_compiled_call_impl", None) is not None
 
 
 def _bucketed(
