@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zsei.profiling.record import Growth, Part, ProfileRecord
     from zsei.records import Failure, Measurement
     from zsei.speed.record import Combination, SpeedRecord, Trial
+    from zsei.speedups.speedup import Step
     from zsei.timing.interval import Interval
 
     Document = SpeedRecord | ProfileRecord | ClaimsRecord
@@ -66,7 +67,7 @@ def _of_speed(record: "SpeedRecord") -> Iterator[Line]:
     if record.together is not None:
         yield _of_together(record, record.together)
     for trial in record.alone:
-        yield _of_trial(record, trial, _steps(trial))
+        yield _of_trial(record, trial, _steps(trial.steps))
     yield from _of_failures(record, record.refused, "refused")
     if record.together is not None:
         yield from _of_failures(record, record.together.left_out, "left out")
@@ -99,7 +100,7 @@ def _of_trial(record: "SpeedRecord", trial: "Trial", subject: str) -> Line:
 
 
 def _of_together(record: "SpeedRecord", combined: "Combination") -> Line:
-    steps = " + ".join(step.text() for step in combined.order)
+    steps = _steps(combined.order)
     base = _of_trial(record, combined.trial, f"together ({steps})")
     text = (
         f"{base.text}; the product of the single speed-ups is {_short(combined.product)}, which is "
@@ -125,7 +126,6 @@ def _of_outcome(record: "ClaimsRecord", outcome: "Outcome") -> Line:
     row: Row = {
         "claimed": outcome.kind, "at_least": outcome.at_least, "at_most": outcome.at_most,
         "value": outcome.value, "unit": outcome.unit, "quote": outcome.quote,
-        "machine": outcome.machine.name, "command": outcome.command,
     }  # fmt: skip
     if outcome.interval is not None:
         row |= _bounds(outcome.interval)
@@ -206,8 +206,26 @@ def _where(record: "SpeedRecord | ProfileRecord") -> str:
     return f"on {record.device_name} with {threads}"
 
 
-def _steps(trial: "Trial") -> str:
-    return " + ".join(step.text() for step in trial.steps)
+def _steps(steps: "Iterable[Step]") -> str:
+    return " + ".join(_spelled(step) for step in steps)
+
+
+def _spelled(step: "Step") -> str:
+    """A step with the parameter that says which way, where it is the usual one and so left out.
+
+    That is the first one: `lower-precision` is `lower-precision (dtype=bfloat16)`.
+    """
+    from zsei.speedups import SPEED_UPS
+    from zsei.speedups.training import TRAINING_SPEED_UPS
+
+    for each in (*SPEED_UPS, *TRAINING_SPEED_UPS):
+        if each.name == step.speedup:
+            for name, field in list(each.params.model_fields.items())[:1]:
+                usual = field.default
+                if name not in step.params and isinstance(usual, str | int):
+                    params = {name: usual, **step.params}
+                    return step.model_copy(update={"params": params}).text()
+    return step.text()
 
 
 def _numbers(trial: "Trial") -> Row:
