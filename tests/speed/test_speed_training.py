@@ -375,3 +375,18 @@ def test_data_without_labels_and_names_that_are_none_are_refused() -> None:
     names = [speedup.name for speedup in TRAINING_SPEED_UPS]
     with pytest.raises(UsageError, match="leave none"):
         speed_up_training(Points(), None, without=names)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no card here")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_card_trains_in_half_precision_and_learns_as_much(dtype: str) -> None:
+    model = Points()
+    x = torch.randn(128, 6)
+    record = speed_up_training(
+        model, (x, x[:, :3].argmax(1)), device="cuda", only=["autocast", "fused-optimizer"],
+        settings=Settings(batch_size=16, samples=128, bootstrap=200), rounds=5,
+    )  # fmt: skip
+    trials = {t.steps[0].params.get("dtype", "bfloat16"): t for t in record.alone[:2]}
+    passed = [r.outcome for r in trials[dtype].verdict.stages if r.stage != "faster"]
+    assert passed == ["passed", "passed", "passed"]

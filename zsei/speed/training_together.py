@@ -60,24 +60,28 @@ def combine_training(
     queue = [*for_time, *(for_memory if save_memory else [])]
     left = [] if save_memory else [_failure(trial, SMALLER_ONLY) for trial in for_memory]
     kept: list[Trial] = []
-    so_far: TrainingTried | None = None
+    so_far: Trial | None = None
     for number, trial in enumerate(queue):
         report(number / len(queue), f"{named(_steps(kept))} with {named(trial.steps)}")
         if out_of_time():
             left.append(_failure(trial, SPENT))
             continue
+        if not kept:  # the first has been measured by itself just now
+            kept.append(trial)
+            so_far = trial
+            continue
         steps = (*_steps(kept), *trial.steps)
         try:
-            tried = try_training(bench, steps, beside={_SO_FAR: _steps(kept)} if kept else None)
+            tried = try_training(bench, steps, beside={_SO_FAR: _steps(kept)})
         except SpeedUpRefused as error:
             left.append(_failure(trial, str(error)))
             continue
-        why = _not_kept(bench, trial, tried, bool(kept))
+        why = _not_kept(bench, trial, tried)
         if why is not None:
             left.append(_failure(trial, why))
             continue
         kept.append(trial)
-        so_far = tried
+        so_far = tried.trial
     return None if so_far is None else _measured(bench, alone, kept, so_far, left, final_rounds)
 
 
@@ -112,14 +116,10 @@ def _ordered(best: Sequence[Trial], order: Order | None) -> list[Trial]:
     return [*first, *(trial for trial in best if trial not in first)]
 
 
-def _not_kept(
-    bench: TrainingBench, trial: Trial, tried: TrainingTried, others: bool
-) -> str | None:  # fmt: skip
+def _not_kept(bench: TrainingBench, trial: Trial, tried: TrainingTried) -> str | None:
     """Why a step is left out of the combination; None where it is kept."""
     if tried.trial.verdict.outcome != "accepted":
         return f"together {tried.trial.verdict.reason}"
-    if not others:
-        return None
     if bench.is_for_memory(trial.steps):
         before, after = tried.raced.bytes(_SO_FAR), tried.raced.bytes(CANDIDATE)
         return None if after < before else f"{after} bytes with it, {before} without it"
@@ -133,13 +133,13 @@ def _measured(
     bench: TrainingBench,
     alone: Alone,
     kept: Sequence[Trial],
-    so_far: TrainingTried,
+    so_far: Trial,
     left: list[Failure],
     rounds: int,
 ) -> Combination:
     """The whole once more, with more rounds, beside the product of its parts."""
     steps = _steps(kept)
-    whole = so_far.trial
+    whole = so_far
     try:
         whole = try_training(replace(bench, rounds=rounds), steps).trial
     except SpeedUpRefused as error:  # it ran a moment ago: what was measured then stands
