@@ -20,13 +20,13 @@ def summary(record: ClaimsRecord, console: Console) -> None:
     rows = [
         (
             short(outcome.id, 34),
-            one_line(outcome.claimed, 24),
-            measured(outcome),
             Text(worded(outcome), style=COLORS[outcome.verdict]),
+            one_line(outcome.claimed, 28),
+            measured(outcome),
         )
         for outcome in record.outcomes
     ]
-    plain.table(console, plain.columns("claim", "claimed>", "measured>", "verdict"), rows)
+    plain.table(console, plain.columns("claim", "verdict", "claimed>", "measured"), rows)
     for outcome in record.outcomes:
         plain.title(console, f"{short(outcome.id, 60)}: {worded(outcome)}")
         if outcome.quote:
