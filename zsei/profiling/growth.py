@@ -30,6 +30,10 @@ CONFIDENCE = 0.9
 LARGE = 8
 """Samples from which only half of the batch is used."""
 ROUNDS = 2
+"""Rounds over all sizes at least."""
+MOST_ROUNDS = 9
+PATIENCE = 0.2
+"""Seconds of rounds after which `ROUNDS` are enough: only small models get more."""
 SMALLEST_SHARE = 0.05
 """Kinds with a smaller share of the time at the largest size are left out."""
 
@@ -210,7 +214,9 @@ class _Bench:
             return
         seen: dict[Size, list[Seen]] = {size: [] for size in sizes}
         sides = {str(size): self._side(cut(self.batch, size), seen[size]) for size in sizes}
-        found = interleave(sides, self.device, rounds=ROUNDS, warm_up=0, least=ROUNDS)
+        found = interleave(
+            sides, self.device, rounds=MOST_ROUNDS, warm_up=0, least=ROUNDS, budget=PATIENCE
+        )
         for size in sizes:
             self.seconds[size] = found.seconds[str(size)].tolist()
             self.by_kind[size] = [self._sums(one) for one in seen[size]]
