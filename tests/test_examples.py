@@ -22,6 +22,7 @@ EXPECTED = {
     "09_prune.py": ("<- accepted", "parameters became"),
     "10_profile.py": ("of the time, now", "memory is alive after", "events in trace.json"),
     "11_beside_training.py": ("gpt: seed, parameters left", "mean ", "curves: "),
+    "12_speed.py": ("baseline: ", "written: ", "speed.html"),
     "13_coordinator.py": ("applied: ", "the same decisions", "100% with a result"),
     "14_claims.py": ("held: 27", "not held: ", "this machine has", "page: "),
 }
@@ -40,7 +41,7 @@ def test_every_example_is_expected() -> None:
 
 LONG = (
     "01_first_analysis.py", "03_ask.py", "04_with_an_llm.py", "05_edges.py", "06_language.py",
-    "07_vision.py", "08_series.py", "09_prune.py", "10_profile.py", "11_beside_training.py",
+    "07_vision.py", "08_series.py", "09_prune.py", "10_profile.py", "11_beside_training.py", "12_speed.py",
     "13_coordinator.py", "14_claims.py",
 )  # fmt: skip
 """Minutes together; what they show, the demonstration and other tests run too."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from planted_speed import FACTORS, SHELF, Tiny, clock, names_in, subject, without_collecting
+from planted_speed import FACTORS, SHELF, Tiny, clock, subject, without_collecting
 
 from zsei.errors import DeviceError, UsageError
 from zsei.settings import Settings
@@ -51,24 +51,27 @@ def test_nothing_accepted_leaves_no_settings() -> None:
     assert found.together is None
 
 
-def test_the_best_alone_stands_where_the_whole_is_not_accepted(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("late", "order"),
+    [({}, ["lean"]), ({frozenset({"lean"}): 1.0}, [])],
+    ids=["the best alone holds", "it was fast by luck"],
+)
+def test_only_what_the_last_longer_measurement_accepts_is_in_the_settings(
+    late: dict[frozenset[str], float], order: list[str]
 ) -> None:
-    # The last, longer race finds the combination no faster than the baseline.
-    usual, late = clock(FACTORS), clock(dict.fromkeys(FACTORS, 1.0))
-    counted = {"whole": 0}
+    usual = clock(FACTORS)
+    longer = clock(FACTORS, {frozenset({"lean", "that"}): 1.0, **late})
 
     def race(workload: Any, sides: Any, **options: Any) -> Any:
-        long = options.get("rounds") == 21 and any(list(names_in(s.module)) for s in sides.values())
-        counted["whole"] += long
-        return (late if long else usual)(workload, sides, **options)
+        return (longer if options.get("rounds") == 21 else usual)(workload, sides, **options)
 
     found = measured(only=["lean", "that"], race=race)
-    assert counted["whole"] == 1
     assert found.together is not None
-    assert found.together.trial.verdict.outcome == "inconclusive"
-    assert found.settings is not None
-    assert [s.speedup for s in found.settings.steps] == ["lean"]
+    assert [s.speedup for s in found.together.order] == ["lean"]
+    why = {f.what: f.why for f in found.together.left_out}
+    assert "with more rounds, together inconclusive" in why["that"]
+    steps = () if found.settings is None else found.settings.steps
+    assert [s.speedup for s in steps] == order
 
 
 def test_the_id_names_what_was_asked_and_not_what_a_clock_said() -> None:

@@ -59,6 +59,8 @@ class Bench:
     shelf: Sequence[SpeedUp] = SPEED_UPS
     race: Race = race
     rounds: int = ROUNDS
+    seconds: float | None = None
+    """After which a race begins no further round, the least number being done."""
 
 
 def try_steps(
@@ -137,6 +139,7 @@ def _attempt(
         rounds = bench.race(
             workload, {BASELINE: baseline.runnable, CANDIDATE: runnable, **beside},
             rounds=bench.rounds if possible else min(bench.rounds, _FEW), enough=_hopeless,
+            budget=bench.seconds,
         )  # fmt: skip
         speed_up = rounds.speed_up(CANDIDATE, BASELINE)
         evidence = SpeedEvidence(

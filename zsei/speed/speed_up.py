@@ -17,7 +17,7 @@ from zsei.speed.alone import Alone, chosen, measure_alone
 from zsei.speed.baseline import BASELINE, measure_baseline
 from zsei.speed.measure import ROUNDS, Bench, Race
 from zsei.speed.race import race as interleaved
-from zsei.speed.record import Combination, SpeedRecord, Trial
+from zsei.speed.record import Combination, SpeedRecord
 from zsei.speed.settings_file import settings_of
 from zsei.speed.state import undisturbed
 from zsei.speed.together import FINAL_ROUNDS, Order, combine
@@ -33,6 +33,8 @@ SHARES = {"prepare": 0.1, "alone": 0.6, "together": 0.3}
 """Share of the whole that each stage takes; used for the estimate only."""
 BEFORE_TOGETHER = 0.6
 """Share of the budget that single speed-ups may reach into; the rest is for combining them."""
+ONE_RACE = 0.05
+"""Share of the budget after which a race begins no further round."""
 PACKAGES = ("zsei", "torch", "transformers", "onnxruntime", "torchao")
 
 
@@ -98,6 +100,7 @@ def speed_up(
             bench = Bench(
                 workload=workload, baseline=measure_baseline(workload), settings=settings,
                 shelf=shelf, race=race, rounds=rounds,
+                seconds=None if settings.budget is None else settings.budget * ONE_RACE,
             )  # fmt: skip
             time = race(workload, {BASELINE: bench.baseline.runnable}, rounds=rounds)
         with clock.stage("alone") as report:
@@ -119,7 +122,8 @@ def _record(
     workload, settings = bench.workload, bench.settings
     subject = workload.subject
     held_out = workload.held_out
-    best = _best(alone, together)
+    # Only the last measurement counts: the fastest of many short ones is fast by luck in part.
+    accepted = together is not None and together.trial.verdict.outcome == "accepted"
     versions = versions_here()
     asked = {
         "model": subject.model_hash, "objective": subject.objective.name, "seed": settings.seed,
@@ -154,17 +158,12 @@ def _record(
         alone=alone.trials,
         together=together,
         refused=alone.refused,
-        settings=None if best is None else settings_of(bench.workload, best, versions),
+        settings=settings_of(bench.workload, together.trial, versions)
+        if together is not None and accepted
+        else None,
         command=command,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-
-
-def _best(alone: Alone, together: Combination | None) -> Trial | None:
-    """What the settings file applies: the whole where it is accepted, else the best alone."""
-    if together is not None and together.trial.verdict.outcome == "accepted":
-        return together.trial
-    return next(iter(alone.best()), None)
 
 
 def versions_here() -> dict[str, str]:

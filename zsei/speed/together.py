@@ -51,7 +51,7 @@ def combine(
     A step is kept when the gate accepts all steps so far with it, and it is not slower with it
     than without, both raced in the same rounds. What cannot be combined with the steps kept
     (refused, or outside a bound together) starts a branch of its own; the fastest branch is
-    measured again with more rounds.
+    measured again with more rounds, and loses its last steps until that accepts it.
 
     Args:
         bench: Where steps are tried.
@@ -142,24 +142,35 @@ def _measured(
     bench: Bench, alone: Alone, fastest: _Branch, branches: Sequence[_Branch], rounds: int
 ) -> Combination:
     """The whole once more, with more rounds, beside the product of its parts."""
-    steps = _steps(fastest.kept)
-    try:
-        whole = attempt(replace(bench, rounds=rounds), steps)
-    except SpeedUpRefused as error:  # it ran a moment ago: what was measured then stands
-        whole = fastest.tried
-        fastest.left_out.append(Failure(stage="together", what=named(steps), why=str(error)))
+    whole = _confirmed(replace(bench, rounds=rounds), fastest)
     product = math.prod(speed_of(trial) for trial in fastest.kept)
     parts = _parts(bench, alone, fastest.kept, whole)
     others = [b for b in branches if b is not fastest]
     left = [f.model_copy(update={"why": _beside(f, others)}) for f in fastest.left_out]
     return Combination(
         trial=whole.trial,
-        order=steps,
+        order=_steps(fastest.kept),
         left_out=tuple(left),
         product=product,
         parts=parts,
         explanation=explain(whole.trial, fastest.kept, product, parts, alone.parts),
     )
+
+
+def _confirmed(bench: Bench, branch: _Branch) -> Tried:
+    """The branch measured again; while that does not accept it, without the step added last."""
+    while True:
+        steps = _steps(branch.kept)
+        try:
+            whole = attempt(bench, steps)
+        except SpeedUpRefused as error:  # it ran a moment ago: what was measured then stands
+            branch.left_out.append(Failure(stage="together", what=named(steps), why=str(error)))
+            return branch.tried
+        if whole.trial.verdict.outcome == "accepted" or len(branch.kept) == 1:
+            return whole
+        last = branch.kept.pop()
+        why = f"with more rounds, together {whole.trial.verdict.reason}"
+        branch.left_out.append(_failure(last, why))
 
 
 def _beside(failure: Failure, others: Sequence[_Branch]) -> str:
