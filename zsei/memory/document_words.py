@@ -114,9 +114,9 @@ def read_documents(reading: Reading, vocabulary: Vocabulary) -> AboutDocuments |
     for pattern in _KINDS.values():
         text.has(pattern)
     left = tuple(dict.fromkeys(content_words(text.rest)))
-    unknown = [m[1] for m in re.finditer(_RESTRICTION, text.rest) if set(content_words(m[1]))]
-    if kind == "speed":
-        unknown += [m[0] for m in re.finditer(rf"\b(?:{_TECHNIQUES})\b", text.rest)]
+    ways = rf"\b(?:{_TECHNIQUES})\b" if kind == "speed" else r"(?!)"
+    unknown = [match[0] for match in text.take(ways)]
+    unknown += [m[1] for m in re.finditer(_RESTRICTION, text.rest) if set(content_words(m[1]))]
     named = (*unknown, *reading.named("model"))
     if kind == "profile" and unknown and any(vocabulary.models.get(name) for name in named):
         return None  # a model that was analysed and not measured: the analyses may know
