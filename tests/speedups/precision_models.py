@@ -27,6 +27,7 @@ def of_family(name: str) -> Workload:
     return workload_of(family(name), find_device("cpu"), 1)
 
 
+@cache
 def linear() -> Workload:
     """One linear layer of 12 inputs and 8 outputs."""
     return workload(nn.Sequential(nn.Linear(12, 8)), [torch.randn(6, 12)])
@@ -52,6 +53,7 @@ class Cancelling(nn.Module):
         return self.last(self.middle(x) - self.offset)
 
 
+@cache
 def cancelling(planted: bool = True) -> Workload:
     """The model above with random data [16, 4, 16]."""
     return workload(Cancelling(planted=planted), [torch.randn(16, 4, 16)])
@@ -78,6 +80,7 @@ class Spiky(nn.Module):
         return self.last(self.middle(torch.cat([first, x[..., 1:]], -1)))
 
 
+@cache
 def spiky(planted: bool = True) -> Workload:
     """The model above with random data [16, 4, 16]."""
     return workload(Spiky(planted=planted), [torch.randn(16, 4, 16)])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ class Moved(nn.Module):
         return x * (1 + self.by)
 
 
+@cache
 def given() -> Workload:
     return workload(Sum(), [torch.randn(16, 4)])
 
