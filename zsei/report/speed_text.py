@@ -27,9 +27,11 @@ def summary(record: SpeedRecord, console: Console) -> None:
     plain.title(console, "Alone")
     found = rows(record)
     if found:
-        heads = plain.columns("speed-up", "times as fast>", "outputs moved", "peak memory",
-                              "verdict", "why")  # fmt: skip
+        heads = plain.columns("speed-up", "times as fast>", "outputs moved", "memory", "verdict")
         plain.table(console, heads, [_cells(r) for r in found])
+        for one in found:
+            if one.outcome != "accepted":
+                plain.paragraph(console, f"{one.name}: {one.why}", "dim", indent=2, limit=300)
     else:
         plain.line(console, "Nothing could be tried.")
     if record.together is not None:
@@ -49,8 +51,8 @@ def _lengths(record: SpeedRecord) -> str:
 
 def _cells(found: Row) -> list[Text | str]:
     return [
-        short(found.name, 34), times(found.speed), found.moved, found.memory,
-        plain.outcome(found.outcome), one_line(found.why, 200),
+        short(found.name, 28), times(found.speed), found.moved, found.memory,
+        plain.outcome(found.outcome),
     ]  # fmt: skip
 
 
