@@ -1,10 +1,11 @@
 """Fewer bits go where they do least harm, and never beyond the bound, measured together."""
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 
+import networkx
 import pytest
 import torch
 from oracles.precision import best_beginning
@@ -12,18 +13,13 @@ from precision_models import cancelling, of_family, workload
 from torch import Tensor, nn
 
 from zsei.errors import SpeedUpRefused
-from zsei.speedups import SPEED_UPS
+from zsei.graph.build import build_graph
+from zsei.settings import Settings
 from zsei.speedups.lower_precision import LowerPrecision
-from zsei.speedups.placement import (
-    Placement,
-    critical_in,
-    mean_divergence,
-    place,
-    upper,
-    with_critical,
-)
+from zsei.speedups.placement import Placement, critical_of, mean_divergence, place, upper
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.workload import Workload
+from zsei.trace.run import trace
 
 
 class Sum(nn.Module):
@@ -137,18 +133,22 @@ def test_the_divergence_is_the_mean_over_real_samples() -> None:
     assert told.n == values.calibration[0].size
 
 
-def test_critical_components_come_from_the_finding() -> None:
-    from zsei.records import AnalysisRecord, Finding
+def test_the_critical_path_is_the_strongest_of_all_paths() -> None:
+    subject = of_family("bert").subject
+    traced = trace(subject, Settings(), clock=False)
+    whole = build_graph(subject, traced)
+    flow = whole.graph
 
-    findings = tuple(
-        Finding.make(code=code, components=parts, severity=0.0, evidence=(), message="Told.")
-        for code, parts in (("critical-path-effect", ("a", "b")), ("idle-head", ("c",)))
-    )
-    record = AnalysisRecord.model_construct(findings=findings)
-    assert critical_in(record) == {"a", "b"}
+    def strength(path: list[str]) -> float:
+        pairs = itertools.pairwise(path)
+        return math.prod(flow.edges[pair].get("share") or 0.0 for pair in pairs)
 
-
-def test_only_speed_ups_that_place_are_told_what_is_critical() -> None:
-    told = with_critical((LowerPrecision(), *SPEED_UPS[-1:]), {"a"})
-    assert told[0] == replace(LowerPrecision(), critical=frozenset({"a"}))
-    assert told[1:] == SPEED_UPS[-1:]
+    every = (networkx.all_simple_paths(flow, source, whole.sink) for source in whole.sources())
+    strongest = max(itertools.chain.from_iterable(every), key=strength)
+    critical = critical_of(subject)
+    assert set(strongest) <= critical
+    parents = {component.id: component.parent for component in subject.anatomy.components}
+    for name, parent in parents.items():
+        if parent in strongest:
+            assert name in critical, "what a critical component holds is critical"
+    assert critical < parents.keys() | set(strongest), "not everything is critical"

@@ -11,7 +11,7 @@ from zsei.errors import SpeedUpRefused
 from zsei.settings import SPEED_BOUNDS
 from zsei.speedups.onnx_runtime import OnnxParams, session_settings
 from zsei.speedups.onnx_session import Exported, exported, quiet
-from zsei.speedups.placement import mean_divergence, place, upper
+from zsei.speedups.placement import critical_of, mean_divergence, place, upper
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.speedup import Params
 from zsei.speedups.weighted import grouped, one_line, paths_of, weighted
@@ -60,8 +60,6 @@ class Int8:
     exact: ClassVar[bool] = False
     params: ClassVar[type[Params]] = Int8Params
 
-    critical: frozenset[str] = frozenset()
-    """Components on the critical path: quantised last (`zsei.speedups.placement.critical_in`)."""
     most: int = 16
     """Groups of components whose sensitivity is measured one by one."""
 
@@ -91,7 +89,8 @@ class Int8:
             return quantised(model, without(taken), workload)
 
         bound = SPEED_BOUNDS[workload.objective.output]
-        found = place(workload, ids, lowered, bound=bound, critical=self.critical)
+        critical = critical_of(workload.subject)
+        found = place(workload, ids, lowered, bound=bound, critical=critical)
         return without(found.lowered) if found.lowered else None
 
     def apply(self, runnable: Runnable, params: Int8Params, workload: Workload) -> Runnable:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from zsei.errors import SpeedUpRefused
 from zsei.settings import SPEED_BOUNDS
-from zsei.speedups.placement import mean_divergence, place, upper
+from zsei.speedups.placement import critical_of, mean_divergence, place, upper
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.speedup import Params
 from zsei.speedups.weighted import grouped, one_line, paths_of, refuse_opaque, weighted
@@ -54,8 +54,6 @@ class LowerPrecision:
     exact: ClassVar[bool] = False
     params: ClassVar[type[Params]] = LowerPrecisionParams
 
-    critical: frozenset[str] = frozenset()
-    """Components on the critical path: lowered last (`zsei.speedups.placement.critical_in`)."""
     most: int = 24
     """Groups of components whose sensitivity is measured one by one."""
 
@@ -84,7 +82,8 @@ class LowerPrecision:
 
         ids = grouped(weighted(workload), workload, self.most)
         bound = SPEED_BOUNDS[workload.objective.output]
-        found = place(workload, ids, lowered, bound=bound, critical=self.critical)
+        critical = critical_of(workload.subject)
+        found = place(workload, ids, lowered, bound=bound, critical=critical)
         return LowerPrecisionParams(components=found.lowered) if found.lowered else None
 
     def apply(

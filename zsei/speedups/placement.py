@@ -5,22 +5,23 @@ lowered alone, then sets of them together, on calibration batches.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from zsei.errors import SpeedUpRefused
-from zsei.graph.flow import FlowGraph
+from zsei.graph.build import build_graph
 from zsei.graph.paths import strongest_paths
-from zsei.records import AnalysisRecord, Measurement
+from zsei.records import Measurement
+from zsei.settings import Settings
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.workload import Workload
 from zsei.subject.objective import divergence, readout
+from zsei.subject.types import Subject
+from zsei.trace.run import trace
 
-_CRITICAL = "critical-path-effect"
 _BOUND = 1.645
 """Standard errors above the mean: 95 % of a normal distribution lies below."""
 _BATCHES = 2
@@ -28,7 +29,6 @@ _BATCHES = 2
 
 Lower = Callable[[Sequence[str]], Runnable]
 """The model with these components in fewer bits, all else as in the baseline."""
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,26 +171,20 @@ def _untold(workload: Workload, why: str) -> Measurement:
     )  # fmt: skip
 
 
-def critical_path(flow: FlowGraph) -> frozenset[str]:
-    """Components on the way through the graph with the largest product of flow shares."""
-    paths = strongest_paths(flow, 1)
-    return frozenset(paths[0][0]) if paths else frozenset()
+def critical_of(subject: Subject) -> frozenset[str]:
+    """Components on the critical path: the way through the graph with the largest product of flow
+    shares. What such a component holds, and what holds it, is on it too. Costs one trace.
+    """
+    traced = trace(subject, Settings(), clock=False)
+    paths = strongest_paths(build_graph(subject, traced), 1)
+    on = set(paths[0][0]) if paths else set()
+    parents = {component.id: component.parent for component in subject.anatomy.components}
 
+    def lineage(name: str | None) -> Iterator[str]:
+        while name is not None:
+            yield name
+            name = parents.get(name)
 
-def critical_in(record: AnalysisRecord) -> frozenset[str]:
-    """Components on the critical path that an analysis found; empty where it found none."""
-    return frozenset(
-        name for found in record.findings if found.code == _CRITICAL for name in found.components
-    )
-
-
-def with_critical(shelf: Iterable[Part], critical: Collection[str]) -> tuple[Part, ...]:
-    """A shelf whose speed-ups that place fewer bits know the critical path."""
-
-    def told(part: Part) -> Part:
-        known: Any = part
-        if is_dataclass(known) and any(field.name == "critical" for field in fields(known)):
-            return replace(known, critical=frozenset(critical))  # type: ignore[return-value]
-        return part
-
-    return tuple(told(part) for part in shelf)
+    inside = {name for name in parents if not on.isdisjoint(lineage(name))}
+    around = {name for part in on for name in lineage(part)}
+    return frozenset(inside | around)
