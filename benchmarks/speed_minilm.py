@@ -42,7 +42,7 @@ PACK = Step(speedup="padding", params={"mode": "pack"})
 BUCKETS = Step(speedup="padding", params={"mode": "buckets", "buckets": 4})
 BFLOAT16 = Step(speedup="lower-precision", params={"dtype": "bfloat16"})
 INFERENCE = Step(speedup="inference-mode")
-COMPILE = Step(speedup="compile", params={"dynamic": True})
+COMPILE = Step(speedup="compile", params={"dynamic": True, "freeze": True})
 INT8 = Step(speedup="onnx-runtime", params={"precision": "int8"})
 FLOAT32 = Step(speedup="onnx-runtime")
 ONE_THREAD = Step(speedup="threads", params={"intra": 1})
@@ -51,7 +51,8 @@ ALONE = (ATTENTION, PACK, BUCKETS, BFLOAT16, INFERENCE, ONE_THREAD, COMPILE, FLO
 ROADS: tuple[tuple[Step, ...], ...] = (
     (PACK, BFLOAT16, ATTENTION, INFERENCE),
     (BUCKETS, BFLOAT16, ATTENTION, INFERENCE),
-    (PACK, BFLOAT16, ATTENTION, INFERENCE, COMPILE),
+    (PACK, BFLOAT16, INFERENCE),
+    (PACK, BFLOAT16, INFERENCE, COMPILE),
     (BUCKETS, FLOAT32),
     (BUCKETS, INT8),
 )

@@ -198,7 +198,8 @@ def test_strangers_words_reach_prompts_and_texts_as_data_only() -> None:
         cards = CARDS.__class__(
             agents=CARDS.agents, prompts=CARDS.prompts, metrics=CARDS.metrics,
             knowledge={**CARDS.knowledge, "redundant-heads": card},
-            strategies=CARDS.strategies, vocabularies=CARDS.vocabularies,
+            strategies=CARDS.strategies, speedups=CARDS.speedups,
+            vocabularies=CARDS.vocabularies,
         )  # fmt: skip
 
         def answer(request: LLMRequest, text: str = text) -> str:

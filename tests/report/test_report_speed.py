@@ -31,7 +31,7 @@ def trial(
             "stages": (StageResult(stage="faster", outcome="passed", detail=name),),
         },
         "measurements": (
-            Measurement(name="difference", value=2e-7, n=32),
+            Measurement(name="relative_difference", value=2e-7, n=32),
             Measurement(name="divergence", value=1e-4, unit="1 - cos", n=32),
             Measurement(name="mean_cosine", value=0.9999, n=32),
             Measurement(name="baseline_peak_bytes", value=4096.0, unit="bytes"),

@@ -90,7 +90,7 @@ def test_speed_and_memory_of_a_trial_are_measured_against_the_baseline(
     assert trial.speed_up.low < 2.0 < trial.speed_up.high
     assert trial.seconds.low < 0.5 < trial.seconds.high
     found = {m.name: m.value for m in trial.measurements}
-    assert found["difference"] == found["divergence"] == 0.0
+    assert found["relative_difference"] == found["divergence"] == 0.0
     assert found["peak_bytes"] == found["baseline_peak_bytes"]
     assert planted.baseline.peak is not None
     assert found["baseline_peak_bytes"] == planted.baseline.peak.bytes > 0
@@ -100,7 +100,7 @@ def test_the_difference_of_a_trial_is_the_largest_one_over_all_batches(
     planted: Bench, alone: Alone
 ) -> None:
     trial = next(t for t in alone.trials if t.steps[0].speedup == "liar")
-    told = next(m.value for m in trial.measurements if m.name == "difference")
+    told = next(m.value for m in trial.measurements if m.name == "relative_difference")
     model = planted.workload.model
     with torch.no_grad():
         worst = max(

@@ -156,13 +156,17 @@ def test_nothing_left_to_quantise_is_said() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("freeze", [False, True], ids=["plain", "frozen"])
 @pytest.mark.parametrize("steps", [("compile",), ("lower-precision", "compile")])
-def test_a_compiled_model_gives_the_same_outputs(steps: tuple[str, ...]) -> None:
+def test_a_compiled_model_gives_the_same_outputs(steps: tuple[str, ...], freeze: bool) -> None:
+    import torch._inductor.config as inductor
+
     given = of_family("bert")
     before = model_hash(given.model)
     inputs = given.held_out[0].inputs
     plain = carry_out([Step(speedup=name) for name in steps[:-1]], given)(inputs)
-    compiled = with_steps(given, *steps, dynamic=True)
+    compiled = with_steps(given, *steps, dynamic=True, freeze=freeze)
+    assert not inductor.freezing, "set around calls alone"
     bound = EXACT if len(steps) == 1 else 0.02
     assert float((compiled(inputs) - plain).norm() / plain.norm()) <= bound
     assert type(compiled.module) is type(given.model)
@@ -193,5 +197,5 @@ def test_sizes_are_open_where_batches_differ(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("zsei.speedups.compiled.check_compiler", lambda workload: None)
     same = workload(nn.Sequential(nn.Linear(4, 4)), [torch.randn(16, 4)])
     other = workload(nn.Sequential(nn.Linear(4, 4)), [torch.randn(12, 4)])
-    assert Compiled().variants(same) == (CompileParams(),)
-    assert Compiled().variants(other) == (CompileParams(dynamic=True),)
+    assert Compiled().variants(same) == (CompileParams(freeze=True),)
+    assert Compiled().variants(other) == (CompileParams(freeze=True, dynamic=True),)

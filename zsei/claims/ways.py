@@ -90,7 +90,7 @@ def moved(tried: Tried) -> tuple[Measurement, ...]:
     quality, most = tried.evidence.quality, tried.evidence.difference
     found = []
     if most is not None and most != float("inf"):
-        found.append(Measurement(name="difference", value=most))
+        found.append(Measurement(name="relative_difference", value=most))
     if quality is not None and quality.n:
         mean, std = float(quality.divergence.mean()), float(quality.divergence.std())
         found.append(Measurement(name="divergence", value=mean, std=std, n=quality.n))

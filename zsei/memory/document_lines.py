@@ -28,7 +28,7 @@ BASELINE = "baseline"
 WHOLE = "whole"
 _PARTS = 20
 """Components of a profile that get a line, the slowest first; the record holds all."""
-_QUALITY = ("mean_cosine", "divergence", "difference")
+_QUALITY = ("mean_cosine", "divergence", "relative_difference")
 """What stands beside a speed-up in its sentence: how far the outputs moved."""
 
 

@@ -60,7 +60,7 @@ def times(interval: Interval | None) -> str:
 
 def _moved(trial: Trial) -> str:
     cosine, divergence = measured(trial, "mean_cosine"), measured(trial, "divergence")
-    difference = measured(trial, "difference")
+    difference = measured(trial, "relative_difference")
     if trial.exact and difference is not None:
         return f"{text.number(difference)} largest"
     if cosine is not None:

@@ -212,7 +212,7 @@ def _measurements(
     if difference is not None and difference != float("inf"):
         found.append(
             Measurement(
-                name="difference", value=difference, n=n,
+                name="relative_difference", value=difference, n=n,
                 note="largest, relative to the largest output (at least 1)",
             )
         )  # fmt: skip

@@ -27,7 +27,7 @@ class Trial(Record):
     seconds: Interval | None = None
     """Of one batch."""
     measurements: tuple[Measurement, ...] = ()
-    """difference (largest, relative), mean_cosine, divergence, peak_bytes and the baseline's,
+    """relative_difference (the largest), mean_cosine, divergence, peak_bytes, baseline_peak_bytes,
     prepare_seconds (compiling, converting)."""
 
 

@@ -198,7 +198,7 @@ def _differences(
         default=0.0,
     )
     told = {
-        "difference": (same.largest, "of single steps from the same state: the largest of these"),
+        "relative_difference": (same.largest, "the largest of these, of steps from the same state"),
         "loss_difference": (same.loss, "of one step from the same state, relative"),
         "gradient_difference": (same.gradient, "largest, relative to the largest gradient"),
         "update_difference": (

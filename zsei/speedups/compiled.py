@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
@@ -28,6 +28,8 @@ class CompileParams(Params):
     is the default, the second tries several kernels for each product."""
     dynamic: bool | None = None
     """Sizes left open from the start, never, or (None) from the second shape on."""
+    freeze: bool = False
+    """Weights as constants, laid out once as the processor's matrix products like them best."""
 
 
 @final
@@ -39,7 +41,8 @@ class Compiled:
     fails here. Another shape, number of threads or gradient mode later compiles again.
 
     Exact: up to the order of sums (1e-6). Costs: 15 s to minutes, and again in every new process
-    but for what torch's own cache keeps (`TORCHINDUCTOR_CACHE_DIR`).
+    but for what torch's own cache keeps (`TORCHINDUCTOR_CACHE_DIR`). Frozen weights are held twice,
+    and a weight that is changed afterwards changes nothing.
     Misleads when: most time goes into matrix products, which are the library's either way; when a
     part of the model cannot be compiled, torch runs that part as it is.
 
@@ -54,12 +57,14 @@ class Compiled:
     params: ClassVar[type[Params]] = CompileParams
 
     def variants(self, workload: Workload) -> tuple[CompileParams, ...]:
-        """Sizes open where batches differ in shape; on a card the modes that replay a graph too."""
+        """Sizes open where batches differ in shape; frozen on the CPU, where layouts matter; on a
+        card the modes that replay a graph too.
+        """
         check_compiler(workload)
         dynamic = True if len(shapes_of(workload)) > 1 else None
-        modes: tuple[Mode, ...] = ("default",)
-        if workload.device.is_cuda:
-            modes = ("max-autotune", "reduce-overhead", "default")
+        if not workload.device.is_cuda:
+            return (CompileParams(dynamic=dynamic, freeze=True),)
+        modes: tuple[Mode, ...] = ("max-autotune", "reduce-overhead", "default")
         return tuple(CompileParams(mode=mode, dynamic=dynamic) for mode in modes)
 
     def apply(self, runnable: Runnable, params: CompileParams, workload: Workload) -> Runnable:
@@ -72,6 +77,9 @@ class Compiled:
                 # In the module itself, whose class, signature and attributes stay what they were.
                 twin.compile(mode=params.mode, dynamic=params.dynamic)
                 found = runnable.with_module(twin)
+                if params.freeze:
+                    # Around every call, for a new shape compiles when it comes.
+                    found = found.with_around(frozen_weights)
                 for inputs in shapes_of(workload):
                     found(inputs)
         except Exception as error:
@@ -99,6 +107,13 @@ def check_compiler(workload: Workload) -> None:
             f"Compiling for {workload.device.torch} needs {needs}; none was found "
             f"({one_line(error)}). Install one, or leave compilation out."
         ) from error
+
+
+def frozen_weights() -> AbstractContextManager[object]:
+    """What is compiled inside takes the weights for constants."""
+    import torch._inductor.config as inductor
+
+    return inductor.patch(freezing=True)
 
 
 @contextmanager
