@@ -104,12 +104,15 @@ def counted(output: Tensor, batch: Batch, workload: Workload) -> Tensor:
 
 
 def peak_of(runnable: Runnable, workload: Workload) -> Peak | None:
-    """Peak memory of the largest held-out batch, from the second call on; None where it fails."""
+    """Peak memory of the largest held-out batch, from the second call on; None where it fails, or
+    where torch allocated nothing, so that another runtime holds the memory.
+    """
     batch = max(workload.held_out, key=lambda b: sum(t.numel() for t in b.inputs))
     try:
         with torch.no_grad(), baseline_threads(workload):
             runnable(batch.inputs)
-            return peak_memory(lambda: runnable(batch.inputs), workload.device)
+            found = peak_memory(lambda: runnable(batch.inputs), workload.device)
+            return found if found.bytes else None
     except Exception:
         return None  # a backend that the profiler cannot follow: told as "could not tell"
 
