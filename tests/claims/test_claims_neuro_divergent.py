@@ -40,7 +40,10 @@ def test_the_file_is_checked_from_end_to_end_in_small(tmp_path: Path) -> None:
     text = text.replace("length: 4096", "length: 256")
     (tmp_path / FILE.name).write_text(text)
     assert small != script
-    record = check_claims(tmp_path / FILE.name, rounds=8)
+    # Compiled steps of training take minutes and are tested beside the training speed-ups.
+    slow = ("vectorisation-speed-training", "combined-speed-training")
+    ids = [claim.id for claim in read_claims(FILE).claims if claim.id not in slow]
+    record = check_claims(tmp_path / FILE.name, rounds=8, only=ids)
     said = {outcome.id: outcome for outcome in record.outcomes}
     assert record.model_class == "Forecaster"
     assert record.objective == "regression"
