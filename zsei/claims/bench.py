@@ -15,7 +15,6 @@ from zsei.settings import Settings
 from zsei.speed.baseline import Baseline, main_output
 from zsei.speed.measure import Bench as TrialBench
 from zsei.speed.measure import answers, judged, named, sentence
-from zsei.speed.race import baseline_threads
 from zsei.speed.state import undisturbed
 from zsei.speed.training_trials import TrainingBench, training_bench, try_training
 from zsei.speedups import SPEED_UPS, SpeedUp, Step, carry_out, find_speed_up
@@ -26,6 +25,7 @@ from zsei.speedups.training.setup import TrainingSetup
 from zsei.speedups.workload import Workload
 from zsei.subject.types import Batch
 from zsei.timing.decision import Decided, measure_until_decided
+from zsei.timing.threads import torch_threads
 
 _FEW = 5
 """Rounds of a trial of training, whose time is not what is asked for."""
@@ -146,7 +146,7 @@ class Bench:
 
     def _check(self, batch: Batch, at: At) -> None:
         try:
-            with torch.no_grad(), baseline_threads(self.workload):
+            with torch.no_grad(), torch_threads(self.workload.threads):
                 self.baseline.runnable(batch.inputs)
         except Exception as error:
             shape = ", ".join(f"{name} {value}" for name, value in at if value is not None)

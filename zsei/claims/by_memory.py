@@ -14,11 +14,11 @@ from zsei.claims.ways import REFUSED, Way, ways_of
 from zsei.errors import SpeedUpRefused
 from zsei.records import Failure, Measurement
 from zsei.speed.measure import named, sentence
-from zsei.speed.race import baseline_threads
 from zsei.speedups.attention_backend import kernel
 from zsei.speedups.runnable import Runnable
 from zsei.subject.types import Batch
 from zsei.timing.peak import peak_memory
+from zsei.timing.threads import torch_threads
 
 OWN_ALLOCATOR = ("onnx-runtime",)
 """Speed-ups whose memory torch's allocator does not see."""
@@ -79,7 +79,7 @@ def _unseen(way: Way) -> Failure:
 
 def held(bench: Bench, runnable: Runnable, batch: Batch) -> int:
     """Bytes of the weights and of the worst moment of a call, from the second call on."""
-    with torch.no_grad(), baseline_threads(bench.workload):
+    with torch.no_grad(), torch_threads(bench.workload.threads):
         runnable(batch.inputs)
         peak = peak_memory(lambda: runnable(batch.inputs), bench.workload.device)
     return weights(runnable.module) + peak.bytes
@@ -105,7 +105,7 @@ def _attention(bench: Bench, claim: Claim) -> Found:
     q, k, v = (torch.randn(shape, generator=generator).to(device.torch) for _ in range(3))
 
     def peak(call: Callable[[], Tensor]) -> int:
-        with torch.no_grad(), baseline_threads(bench.workload):
+        with torch.no_grad(), torch_threads(bench.workload.threads):
             return peak_memory(call, device).bytes
 
     after: dict[int, int] = {}

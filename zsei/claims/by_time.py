@@ -28,11 +28,11 @@ from zsei.claims.ways import Way, Ways, ways_of
 from zsei.errors import SpeedUpRefused
 from zsei.records import Measurement
 from zsei.speed.baseline import BASELINE
-from zsei.speed.race import baseline_threads
 from zsei.speedups.runnable import Runnable
 from zsei.subject.types import Batch
 from zsei.timing.decision import Decided
 from zsei.timing.pairs import Rounds
+from zsei.timing.threads import torch_threads
 
 CLAIMED = "claimed"
 PILOT = 5
@@ -184,7 +184,7 @@ def run(
         return lambda index: side(batches[index].inputs)
 
     least, most = (None, None) if claim is None else claim.limits
-    with torch.no_grad(), baseline_threads(bench.workload):
+    with torch.no_grad(), torch_threads(bench.workload.threads):
         return bench.measure(
             {name: runner(side) for name, side in sides.items()}, bench.workload.device,
             value=value, least=least, most=most, batches=len(batches), confidence=CONFIDENCE,

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from zsei.gate.quality import Reference, measure_reference
-from zsei.speed.race import baseline_threads
 from zsei.speedups.runnable import Runnable, bare
 from zsei.speedups.workload import Workload
 from zsei.subject.types import Batch
 from zsei.timing.peak import Peak, peak_memory
+from zsei.timing.threads import torch_threads
 
 BASELINE = "baseline"
 """Name of its side in a race."""
@@ -75,17 +75,13 @@ def one_by_one() -> Iterator[None]:
 
     Each run then sets the workload's own number of threads for itself.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def main_output(runnable: Runnable, workload: Workload, index: int) -> Tensor:
     """The main output for a held-out batch, as float numbers on the CPU."""
-    with torch.no_grad(), baseline_threads(workload):
+    with torch.no_grad(), torch_threads(workload.threads):
         output = runnable(workload.held_out[index].inputs)
         return output.detach().to("cpu", torch.float32, copy=True)
 
@@ -109,7 +105,7 @@ def peak_of(runnable: Runnable, workload: Workload) -> Peak | None:
     """
     batch = max(workload.held_out, key=lambda b: sum(t.numel() for t in b.inputs))
     try:
-        with torch.no_grad(), baseline_threads(workload):
+        with torch.no_grad(), torch_threads(workload.threads):
             runnable(batch.inputs)
             found = peak_memory(lambda: runnable(batch.inputs), workload.device)
             return found if found.bytes else None

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from zsei.records import Component
-from zsei.speed.race import baseline_threads
 from zsei.speedups.runnable import Runnable
 from zsei.speedups.workload import Workload
 from zsei.subject.types import Anatomy
 from zsei.timing.device import Device
+from zsei.timing.threads import torch_threads
 
 REST = "(rest)"
 """What lies between the timed modules: activations, residual sums, the wrappers' own work."""
@@ -93,7 +93,7 @@ def part_times(
     watch = _Watch(device=workload.device, now=now)
     batches = workload.held_out[:BATCHES]
     times: dict[str, list[list[dict[str, float]]]] = {n: [[] for _ in batches] for n in clear}
-    with torch.no_grad(), baseline_threads(workload):
+    with torch.no_grad(), torch_threads(workload.threads):
         for number, batch in enumerate(batches):
             for name in clear:
                 sides[name](batch.inputs)

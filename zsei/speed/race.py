@@ -1,7 +1,6 @@
 """Runs ways to run one model against each other on the same batches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,17 +9,7 @@ from zsei.speedups.runnable import Runnable
 from zsei.speedups.workload import Workload
 from zsei.subject.types import Batch
 from zsei.timing.pairs import Rounds, interleave
-
-
-@contextmanager
-def baseline_threads(workload: Workload) -> Iterator[None]:
-    """As many torch threads as the baseline has; the number in force before is restored."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(workload.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+from zsei.timing.threads import torch_threads
 
 
 def race(
@@ -49,7 +38,7 @@ def race(
     def runner(side: Runnable) -> Callable[[int], Tensor]:
         return lambda number: side(given[number].inputs)
 
-    with torch.no_grad(), baseline_threads(workload):
+    with torch.no_grad(), torch_threads(workload.threads):
         return interleave(
             {name: runner(side) for name, side in sides.items()}, workload.device,
             batches=len(given), rounds=rounds, warm_up=warm_up, budget=budget, enough=enough,
@@ -59,7 +48,7 @@ def race(
 @torch.no_grad()
 def outputs(workload: Workload, runnable: Runnable) -> list[Tensor]:
     """Main output for every held-out batch."""
-    with baseline_threads(workload):
+    with torch_threads(workload.threads):
         return [runnable(batch.inputs).clone() for batch in workload.held_out]
 
 
