@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from cli.cli_samples import sample_record
-from mcp import ClientSession, StdioServerParameters, stdio_client
+from mcp import ClientSession, MCPError, StdioServerParameters, stdio_client
+from memory.document_records import speed
 
 from zsei.cli import main
 from zsei.errors import UsageError
+from zsei.memory.documents import keep
 from zsei.memory.store import Memory
 from zsei.records import AnalysisRecord, Finding, Measurement
 
@@ -59,7 +61,10 @@ def _ask_server(home: Path, *calls: tuple[str, dict[str, Any]]) -> dict[str, Any
             found["templates"] = (await client.list_resource_templates()).resource_templates
             for number, (name, arguments) in enumerate(calls):
                 if name == "read":
-                    found[str(number)] = await client.read_resource(arguments["uri"])
+                    try:
+                        found[str(number)] = await client.read_resource(arguments["uri"])
+                    except MCPError as error:
+                        found[str(number)] = str(error)
                 else:
                     found[str(number)] = await client.call_tool(name, arguments)
         return found
@@ -73,6 +78,8 @@ def test_answers_equal_the_command_lines(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     first, second = records
+    measured = speed()
+    keep(Memory(home), measured)
     question = "which analyses are in memory?"
     finding = first.findings[0].id
     found = _ask_server(
@@ -84,12 +91,18 @@ def test_answers_equal_the_command_lines(
         ("read", {"uri": f"zsei://analysis/{first.id}"}),
         ("get_finding", {"run": first.id, "finding": "f-nonsense"}),
         ("compare", {"first": first.id, "second": "nonsense"}),
+        ("read", {"uri": f"zsei://measurement/{measured.id}"}),
+        ("read", {"uri": "zsei://measurement/nonsense"}),
+        ("read", {"uri": "zsei://analysis/nonsense"}),
     )
     assert {tool.name for tool in found["tools"]} == {
         "list_analyses", "get_finding", "compare", "ask"
     }  # fmt: skip
     assert all(tool.annotations.read_only_hint for tool in found["tools"])
-    assert [each.uri_template for each in found["templates"]] == ["zsei://analysis/{run}"]
+    assert [each.uri_template for each in found["templates"]] == [
+        "zsei://analysis/{run}",
+        "zsei://measurement/{document}",
+    ]
 
     whole = _printed(capfd, "show", first.id)
     assert found["0"].structured_content == _printed(capfd, "list")
@@ -98,6 +111,9 @@ def test_answers_equal_the_command_lines(
     assert found["3"].structured_content == whole["findings"][0]
     assert found["3"].structured_content["evidence"][0]["value"] == 1 / 3  # to the last digit
     assert json.loads(found["4"].contents[0].text) == whole
+    assert json.loads(found["7"].contents[0].text) == _printed(capfd, "show", measured.id)
+    assert "A measurement must be one in memory, but 'nonsense' is none" in found["8"]
+    assert "No analysis is called 'nonsense'" in found["9"]
     for number, says in (("5", "f-nonsense"), ("6", "nonsense")):
         assert found[number].is_error
         assert says in found[number].content[0].text

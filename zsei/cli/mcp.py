@@ -14,6 +14,7 @@ from zsei.cli.options import settings
 if TYPE_CHECKING:
     from mcp.server.mcpserver import MCPServer
 
+    from zsei.memory.store import Memory
     from zsei.records import Finding
     from zsei.settings import Settings
 
@@ -51,17 +52,28 @@ def serve(chosen: "Settings") -> "MCPServer":
 
     from zsei.memory import open_memory
     from zsei.memory.differences import Differences, differences
+    from zsei.memory.documents import DocumentRow, documents
     from zsei.memory.store import RunRow
     from zsei.records import Answer, Finding, Record
 
-    class Analyses(Record):
-        """All analyses in memory, the last one first."""
+    class Kept(Record):
+        """All analyses and measurements in memory, the last one first."""
 
         runs: tuple[RunRow, ...]
+        documents: tuple[DocumentRow, ...]
 
-    def list_analyses() -> Analyses:
-        """List the analyses in memory: id, model, when, and how much was found and accepted."""
-        return _named_errors(lambda: Analyses(runs=open_memory(chosen).runs()))
+    def list_analyses() -> Kept:
+        """List what is in memory.
+
+        Analyses: id, model, when, and how much was found and accepted. Measurements of speed,
+        profiles and checked claims: id, kind, model, when.
+        """
+
+        def found() -> Kept:
+            memory = open_memory(chosen)
+            return Kept(runs=memory.runs(), documents=documents(memory))
+
+        return _named_errors(found)
 
     def get_finding(run: str, finding: str) -> Finding:
         """One finding of an analysis, with its evidence: code, components, severity, numbers."""
@@ -90,11 +102,16 @@ def serve(chosen: "Settings") -> "MCPServer":
         """The whole record of an analysis, as JSON."""
         return _named_errors(lambda: open_memory(chosen).get(run).model_dump_json())
 
+    def measurement(document: str) -> str:
+        """The whole record of a measurement of speed, a profile or checked claims, as JSON."""
+        return _named_errors(lambda: _measurement(open_memory(chosen), document))
+
     server = MCPServer("zsei", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING")
     read_only = ToolAnnotations(read_only_hint=True, destructive_hint=False)
     for tool in (list_analyses, get_finding, compare, ask):
         server.tool(annotations=read_only)(tool)
     server.resource("zsei://analysis/{run}", mime_type="application/json")(analysis)
+    server.resource("zsei://measurement/{document}", mime_type="application/json")(measurement)
     return server
 
 
@@ -116,9 +133,30 @@ def _finding(findings: "Sequence[Finding]", run: str, name: str) -> "Finding":
     return known[name]
 
 
+def _measurement(memory: "Memory", name: str) -> str:
+    """The record of the measurement that goes by that name, as JSON.
+
+    Raises:
+        UsageError: There is none.
+    """
+    from zsei.errors import UsageError
+    from zsei.memory.documents import get_document
+
+    kept = get_document(memory, name)
+    if kept is None:
+        raise UsageError(
+            f"A measurement must be one in memory, but {name!r} is none; "
+            "list_analyses names them under documents."
+        )
+    return kept.model_dump_json()
+
+
 def _named_errors(read: Callable[[], Result]) -> Result:
-    """What is read; an error of ours reaches the asker with its sentence."""
-    from mcp.server.mcpserver.exceptions import ToolError
+    """What is read; an error of ours reaches the asker with its sentence.
+
+    As a ResourceError: the package lets its sentence through for tools and resources alike.
+    """
+    from mcp.server.mcpserver.exceptions import ResourceError
 
     from zsei.errors import ZseiError
 
@@ -127,4 +165,4 @@ def _named_errors(read: Callable[[], Result]) -> Result:
         return read()
     except ZseiError as error:
         failed = str(error)
-    raise ToolError(failed)
+    raise ResourceError(failed)
