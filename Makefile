@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 # The environment is current when a stamp with the checksum of what defines it stands inside it.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 
+# Tests start hundreds of interpreters, which compile everything again where nothing is kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-long lint bench
 

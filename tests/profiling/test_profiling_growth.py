@@ -139,16 +139,17 @@ def test_the_time_of_planted_durations_has_the_planted_exponent() -> None:
 
 
 def test_objects_that_were_set_aside_are_given_back() -> None:
-    with _quick_collections():
-        assert gc.get_freeze_count() > 0
-    assert gc.get_freeze_count() == 0
-    gc.freeze()
+    gc.unfreeze()  # what was set aside for all tests
     try:
+        with _quick_collections():
+            assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() == 0
+        gc.freeze()
         with _quick_collections():
             pass
         assert gc.get_freeze_count() > 0
     finally:
-        gc.unfreeze()
+        gc.freeze()
 
 
 def test_the_kind_that_grows_fastest_is_named() -> None:
