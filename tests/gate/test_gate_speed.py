@@ -11,13 +11,13 @@ from oracles import speed as oracle
 
 from zsei.gate.quality import Quality
 from zsei.gate.speed import (
-    EXACT,
     SpeedEvidence,
     divergence_bound,
     judge_speed,
     same_answers,
     speed_limits,
 )
+from zsei.gate.speed_stages import EXACT
 from zsei.records import Verdict
 from zsei.settings import LIMITS, SPEED_BOUNDS
 from zsei.timing.interval import Interval

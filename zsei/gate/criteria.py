@@ -208,3 +208,25 @@ def bound(criterion: Criterion, settings: Settings) -> Bounded:
         binomial=None if failures is None
         else binomial_upper_bound(failures, criterion.n, settings.confidence),
     )  # fmt: skip
+
+
+def bounds_of(
+    quality: Quality | None, limits: tuple[float, float], settings: Settings, *, whole: bool = True
+) -> tuple[Bounded, ...]:
+    """The criteria of some samples, bounded; none when there is nothing to bound.
+
+    Args:
+        quality: Answers before and after.
+        limits: Largest (accuracy drop, relative loss increase), under fidelity (1 - agreement,
+            mean divergence); `settings.max_drop` stands in the place of both.
+        settings: Resamples, confidence and seed.
+        whole: Adds the share of the score to keep, which a part of the samples need not.
+    """
+    if quality is None or quality.n == 0:
+        return ()
+    allowed = settings.max_drop
+    criteria = (
+        limit_criteria(quality, limits) if allowed is None else (user_criterion(quality, allowed),)
+    )
+    kept = kept_criterion(quality) if whole else None
+    return tuple(bound(one, settings) for one in ((*criteria, kept) if kept else criteria))

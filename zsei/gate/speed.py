@@ -1,30 +1,23 @@
 """The verdict on a speed-up: a pure function of measurements and settings. No text reaches it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
-from zsei.gate.criteria import (
-    Bounded,
-    Criterion,
-    kept_criterion,
-    limit_criteria,
-    user_criterion,
-)
-from zsei.gate.criteria import bound as bounded_by
-from zsei.gate.judge import SKIPPED, answered, scored
+from zsei.gate.criteria import Bounded, bounds_of, user_criterion
+from zsei.gate.criteria import bound as bounded
 from zsei.gate.quality import Quality
-from zsei.gate.statistics import MINIMUM_SAMPLES
-from zsei.records import Outcome, StageResult, Verdict
+from zsei.gate.speed_stages import (
+    EXACT,
+    NOT_MEASURED,
+    Asked,
+    Told,
+    faster,
+    quality_kept,
+    too_few,
+    verdict_of,
+)
+from zsei.records import Verdict
 from zsei.settings import LIMITS, SPEED_BOUNDS, Settings
 from zsei.timing.interval import Interval
-
-EXACT = 1e-5
-"""Largest difference of outputs where a speed-up is exact, relative to the largest output (at
-least 1)."""
-
-Answer = Literal["passed", "failed", "inconclusive"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,30 +60,23 @@ def judge_speed(
     Returns:
         A verdict without the id of what was judged, which the judge does not know.
     """
-    case = _Case(evidence=evidence, exact=exact, bound=bound, limits=limits, settings=settings)
-    results: list[StageResult] = []
-    outcome: Outcome = "accepted"
-    reason = "; ".join(detail for _, detail in (_tolerance(case), _faster(case)))
-    for name, check, failure in _STAGES:
-        if outcome != "accepted":
-            results.append(StageResult(stage=name, outcome="skipped", detail=SKIPPED))
-            continue
-        answer, detail = check(case)
-        results.append(StageResult(stage=name, outcome=answer, detail=detail))
-        if answer != "passed":
-            outcome = failure if answer == "failed" else "inconclusive"
-            reason = f"{name}: {detail}"
     quality = evidence.quality
-    measured = quality is not None and quality.n > 0
-    return Verdict(
-        proposal_id="",
-        outcome=outcome,
-        before=scored(quality, 0) if quality is not None and measured else (),
-        after=answered(quality) if quality is not None and measured else (),
-        bounds=tuple(bounded.measurement() for bounded in case.bounds),
-        stages=tuple(results),
-        reason=f"{outcome}: {reason}",
-    )
+    bounds = bounds_of(quality, limits, settings)
+    if exact:
+        tolerance = _same(evidence.difference)
+    else:
+        tolerance = _moved(_divergence(quality, bound, settings))
+    speed = faster(evidence.speed_up)
+    return verdict_of(
+        (
+            Asked(stage="shape", told=_shape(evidence.same_shape), failure="failed"),
+            Asked(stage="forward", told=_finite(quality), failure="failed"),
+            Asked(stage="tolerance", told=tolerance),
+            Asked(stage="quality", told=quality_kept(bounds)),
+            Asked(stage="faster", told=speed),
+        ),
+        quality=quality, bounds=bounds, merits=(tolerance[1], speed[1]),
+    )  # fmt: skip
 
 
 def same_answers(verdict: Verdict) -> bool:
@@ -109,112 +95,43 @@ def divergence_bound(output: str, settings: Settings) -> float:
     return SPEED_BOUNDS[output] if given is None else given
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Case:
-    evidence: SpeedEvidence
-    exact: bool
-    bound: float
-    limits: tuple[float, float]
-    settings: Settings
-
-    @cached_property
-    def moved(self) -> Bounded | None:
-        """The mean divergence against the stated bound."""
-        quality = self.evidence.quality
-        if quality is None or quality.n == 0:
-            return None
-        criterion = user_criterion(_without_labels(quality), self.bound)
-        return bounded_by(criterion, self.settings)
-
-    @cached_property
-    def bounds(self) -> tuple[Bounded, ...]:
-        """The criteria of any edit, bounded."""
-        quality = self.evidence.quality
-        if quality is None or quality.n == 0:
-            return ()
-        allowed = self.settings.max_drop
-        found: tuple[Criterion, ...] = (
-            limit_criteria(quality, self.limits)
-            if allowed is None
-            else (user_criterion(quality, allowed),)
-        )
-        kept = kept_criterion(quality)
-        return tuple(bounded_by(c, self.settings) for c in ((*found, kept) if kept else found))
-
-
-def _without_labels(quality: Quality) -> Quality:
-    """The same samples under fidelity, where the divergence is what is bounded."""
-    return Quality(
-        output=quality.output, divergence=quality.divergence, agreement=None, loss=None,
-        correct=None, similarity=None, groups=quality.groups, stride=1,
-    )  # fmt: skip
-
-
-_NOT_MEASURED: tuple[Answer, str] = ("inconclusive", "not measured")
-
-
-def _shape(case: _Case) -> tuple[Answer, str]:
-    same = case.evidence.same_shape
+def _shape(same: bool | None) -> Told:
     if same is None:
-        return _NOT_MEASURED
+        return NOT_MEASURED
     if not same:
         return "failed", "the output has another shape than the baseline's"
     return "passed", "the output keeps its shape"
 
 
-def _forward(case: _Case) -> tuple[Answer, str]:
-    quality = case.evidence.quality
+def _finite(quality: Quality | None) -> Told:
     if quality is None:
-        return _NOT_MEASURED
+        return NOT_MEASURED
     if quality.nonfinite:
         return "failed", f"{quality.nonfinite} output values are NaN or infinite"
     return "passed", f"all outputs of {quality.n} held-out samples are finite"
 
 
-def _tolerance(case: _Case) -> tuple[Answer, str]:
-    difference, moved = case.evidence.difference, case.moved
-    if case.exact:
-        if difference is None:
-            return _NOT_MEASURED
-        told = f"largest relative difference {difference:.3g}, allowed {EXACT:g}"
-        return ("passed" if difference <= EXACT else "failed"), told
+def _same(difference: float | None) -> Told:
+    if difference is None:
+        return NOT_MEASURED
+    told = f"largest relative difference {difference:.3g}, allowed {EXACT:g}"
+    return ("passed" if difference <= EXACT else "failed"), told
+
+
+def _moved(moved: Bounded | None) -> Told:
     if moved is None:
-        return _NOT_MEASURED
+        return NOT_MEASURED
     if moved.bound is None:
-        return "inconclusive", f"{_too_few(moved.n)}; {moved.text()}"
+        return "inconclusive", f"{too_few(moved.n)}; {moved.text()}"
     return ("passed" if moved.inside else "failed"), moved.text()
 
 
-def _quality(case: _Case) -> tuple[Answer, str]:
-    if not case.bounds:
-        return _NOT_MEASURED
-    detail = "; ".join(bounded.text() for bounded in case.bounds)
-    if any(bounded.bound is None for bounded in case.bounds):
-        return "inconclusive", f"{_too_few(min(b.n for b in case.bounds))}; {detail}"
-    return ("passed" if all(bounded.inside for bounded in case.bounds) else "failed"), detail
-
-
-def _too_few(n: int) -> str:
-    return f"{n} samples, at least {MINIMUM_SAMPLES} are needed"
-
-
-def _faster(case: _Case) -> tuple[Answer, str]:
-    """The only stage that a clock moves."""
-    found = case.evidence.speed_up
-    if found is None:
-        return _NOT_MEASURED
-    told = f"{found.median:.3g} times as fast ({found.low:.3g} to {found.high:.3g})"
-    if found.low > 1:
-        return "passed", told
-    if found.high < 1:
-        return "failed", told
-    return "inconclusive", f"{told}: the interval straddles 1"
-
-
-_STAGES: tuple[tuple[str, Callable[[_Case], tuple[Answer, str]], Outcome], ...] = (
-    ("shape", _shape, "failed"),
-    ("forward", _forward, "failed"),
-    ("tolerance", _tolerance, "rejected"),
-    ("quality", _quality, "rejected"),
-    ("faster", _faster, "rejected"),
-)
+def _divergence(quality: Quality | None, largest: float, settings: Settings) -> Bounded | None:
+    """The mean divergence against the stated bound, whatever the objective."""
+    if quality is None or quality.n == 0:
+        return None
+    without_labels = Quality(
+        output=quality.output, divergence=quality.divergence, agreement=None, loss=None,
+        correct=None, similarity=None, groups=quality.groups, stride=1,
+    )  # fmt: skip
+    return bounded(user_criterion(without_labels, largest), settings)

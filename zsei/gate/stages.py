@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from zsei.gate.criteria import Bounded, bound, kept_criterion, limit_criteria, user_criterion
+from zsei.gate.criteria import Bounded, bounds_of
 from zsei.gate.evidence import Evidence
 from zsei.gate.latency import within_limit
 from zsei.gate.phases import refused_by_phase
@@ -36,22 +36,11 @@ class Case:
     @cached_property
     def bounds(self) -> tuple[Bounded, ...]:
         """All criteria of the held-out samples, bounded; none when there is nothing to bound."""
-        quality = self.evidence.quality
-        return () if quality is None else self.bounds_of(quality, whole=True)
+        return self.bounds_of(self.evidence.quality, whole=True)
 
-    def bounds_of(self, quality: Quality, *, whole: bool) -> tuple[Bounded, ...]:
+    def bounds_of(self, quality: Quality | None, *, whole: bool) -> tuple[Bounded, ...]:
         """The criteria of some samples, bounded; `whole` adds the share of the score to keep."""
-        if quality.n == 0:
-            return ()
-        allowed = self.settings.max_drop
-        criteria = (
-            limit_criteria(quality, self.limits)
-            if allowed is None
-            else (user_criterion(quality, allowed),)
-        )
-        kept = kept_criterion(quality) if whole else None
-        every = (*criteria, kept) if kept else criteria
-        return tuple(bound(criterion, self.settings) for criterion in every)
+        return bounds_of(quality, self.limits, self.settings, whole=whole)
 
 
 Check = Callable[[Case], tuple[Answer, str]]

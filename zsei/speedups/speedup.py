@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from zsei.errors import UsageError
-from zsei.gate.speed import EXACT as EXACT
+from zsei.gate.speed_stages import EXACT as EXACT
 from zsei.records import Record
 from zsei.speedups.runnable import Runnable
 from zsei.speedups.workload import Workload
