@@ -8,11 +8,12 @@ from torch import nn
 
 from zsei.errors import SpeedUpRefused, UsageError
 from zsei.gate.sandbox import verify_unchanged
-from zsei.speed.alone import Alone, chosen, measure_alone
+from zsei.speed.alone import Alone, measure_alone
 from zsei.speed.baseline import measure_baseline
 from zsei.speed.measure import Bench, try_steps
 from zsei.speed.race import difference
 from zsei.speedups import Step
+from zsei.speedups.shelf import chosen
 
 
 @pytest.fixture(scope="module", autouse=True)

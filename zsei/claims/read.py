@@ -13,10 +13,8 @@ from pydantic import ValidationError
 
 from zsei.claims.claim import Claim, ClaimsFile
 from zsei.errors import UsageError
-from zsei.speedups import find_speed_up
-from zsei.speedups.speedup import Step, Use, params_of
-from zsei.speedups.training import find_training_speed_up
-from zsei.speedups.training.protocol import training_params
+from zsei.speedups.known import check_step
+from zsei.speedups.speedup import Step, Use
 
 LARGEST = 1_000_000
 """Bytes of a file that anybody wrote by hand."""
@@ -209,15 +207,3 @@ def _check_steps(path: Path, file: ClaimsFile) -> None:
                 check_step(step, use)
             except UsageError as error:
                 raise UsageError(f"{path.name}, {where}: {error}") from error
-
-
-def check_step(step: Step, use: Use) -> None:
-    """Whether there is such a speed-up, for inference or training, that takes these parameters.
-
-    Raises:
-        UsageError: There is none, or it does not take them.
-    """
-    if use == "training":
-        training_params(find_training_speed_up(step.speedup), step)
-    else:
-        params_of(find_speed_up(step.speedup), step)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from zsei.errors import SpeedUpRefused, UsageError
+from zsei.errors import SpeedUpRefused
 from zsei.records import Failure
 from zsei.speed.baseline import BASELINE
 from zsei.speed.measure import CANDIDATE, Bench, Tried, attempt, sentence
@@ -45,31 +45,6 @@ class Alone:
 def speed_of(trial: Trial) -> float:
     """The measured speed-up; 0 where it never ran."""
     return 0.0 if trial.speed_up is None else trial.speed_up.median
-
-
-def chosen(
-    shelf: Sequence[SpeedUp], only: Sequence[str] | None, without: Sequence[str] | None
-) -> tuple[SpeedUp, ...]:  # fmt: skip
-    """The speed-ups that are asked for.
-
-    Raises:
-        UsageError: A name stands for none, or none is left.
-    """
-    known = [speedup.name for speedup in shelf]
-    unknown = [name for name in (*(only or ()), *(without or ())) if name not in known]
-    if unknown:
-        raise UsageError(
-            f"A speed-up must be one of {', '.join(known)}; {', '.join(unknown)} is none of them."
-        )
-    found = tuple(
-        s for s in shelf if (not only or s.name in only) and s.name not in (without or ())
-    )
-    if not found:
-        raise UsageError(
-            "At least one speed-up must be left to measure; --only and --without leave none. "
-            "Take one of them back."
-        )
-    return found
 
 
 def measure_alone(

@@ -8,9 +8,7 @@ from pydantic import ValidationError
 
 from zsei.errors import DataError, UsageError
 from zsei.speed.record import SETTINGS_VERSION, InputShape, SpeedSettings, Trial
-from zsei.speedups import SPEED_UPS, find_speed_up, params_of
-from zsei.speedups.training import find_training_speed_up
-from zsei.speedups.training.protocol import training_params
+from zsei.speedups.known import check_step
 from zsei.speedups.workload import Workload
 from zsei.subject.types import Batch
 
@@ -91,10 +89,7 @@ def read_settings(path: Path | str) -> SpeedSettings:
         where = ".".join(map(str, first["loc"])) or "the file"
         raise _damaged(path, f"{where}: {first['msg']}") from error
     for step in found.steps:
-        if found.use == "training":
-            training_params(find_training_speed_up(step.speedup), step)
-        else:
-            params_of(find_speed_up(step.speedup, SPEED_UPS), step)
+        check_step(step, found.use)
     return found
 
 

@@ -2,8 +2,6 @@
 contents.
 """
 
-import datetime
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,23 +9,21 @@ from torch import nn
 
 from zsei.clock import Clock, Progress
 from zsei.gate.sandbox import verify_unchanged
-from zsei.records import digest
 from zsei.settings import Settings
-from zsei.speed.alone import Alone, chosen, measure_alone
+from zsei.speed.alone import measure_alone
 from zsei.speed.baseline import BASELINE, measure_baseline
 from zsei.speed.measure import ROUNDS, Bench, Race
 from zsei.speed.race import race as interleaved
-from zsei.speed.record import Combination, SpeedRecord
-from zsei.speed.settings_file import settings_of
+from zsei.speed.record import SpeedRecord
+from zsei.speed.record_of import record_of
 from zsei.speed.state import undisturbed
 from zsei.speed.together import FINAL_ROUNDS, Order, combine
 from zsei.speed.workload_of import workload_of
 from zsei.speedups import SPEED_UPS, SpeedUp
+from zsei.speedups.shelf import chosen
 from zsei.subject.prepare import prepare
-from zsei.subject.program import parameter_count
 from zsei.subject.seeded import seeded
 from zsei.timing.device import find_device
-from zsei.timing.interval import Interval
 
 SHARES = {"prepare": 0.1, "alone": 0.6, "together": 0.3}
 """Share of the whole that each stage takes; used for the estimate only."""
@@ -35,7 +31,6 @@ BEFORE_TOGETHER = 0.6
 """Share of the budget that single speed-ups may reach into; the rest is for combining them."""
 ONE_RACE = 0.05
 """Share of the budget after which a race begins no further round."""
-PACKAGES = ("zsei", "torch", "transformers", "onnxruntime", "torchao")
 
 
 def speed_up(
@@ -113,65 +108,11 @@ def speed_up(
                 out_of_time=clock.out_of_time, report=report,
             )  # fmt: skip
         verify_unchanged(subject)
-    return _record(bench, alone, together, time.time(BASELINE), command)
-
-
-def _record(
-    bench: Bench, alone: Alone, together: Combination | None, baseline: Interval, command: str
-) -> SpeedRecord:
-    workload, settings = bench.workload, bench.settings
-    subject = workload.subject
-    held_out = workload.held_out
     # Only the last measurement counts: the fastest of many short ones is fast by luck in part.
     accepted = together is not None and together.trial.verdict.outcome == "accepted"
-    versions = versions_here()
-    asked = {
-        "model": subject.model_hash, "objective": subject.objective.name, "seed": settings.seed,
-        "safety": settings.safety, "max_divergence": settings.max_divergence,
-        "device": workload.device.name, "threads": workload.threads,
-        "shapes": [list(t.shape) for batch in held_out for t in batch.inputs],
-        "steps": sorted(digest(s.model_dump(mode="json")) for t in alone.trials for s in t.steps),
-    }  # fmt: skip
-    return SpeedRecord(
-        id=f"s-{digest(asked)}",
-        model=subject.source.name,
-        model_class=type(subject.model).__name__,
-        model_hash=subject.model_hash,
-        parameters=parameter_count(subject.model),
-        versions=versions,
-        seed=settings.seed,
-        objective=subject.objective.name,
-        metric=subject.objective.metric,
-        safety=settings.safety,
-        device=str(workload.device.torch),
-        device_name=workload.device.name,
-        threads=workload.threads,
-        samples=sum(batch.size for batch in held_out),
-        batch_size=max(batch.size for batch in held_out),
-        lengths=tuple(
-            int(length)
-            for batch in held_out
-            if batch.mask is not None
-            for length in batch.mask.sum(1).tolist()
-        ),
-        baseline=baseline,
-        alone=alone.trials,
-        together=together,
-        refused=alone.refused,
-        settings=settings_of(bench.workload, together.trial, versions)
-        if together is not None and accepted
-        else None,
-        command=command,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
-
-
-def versions_here() -> dict[str, str]:
-    """Of the packages that are there."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return record_of(
+        workload, settings, use="inference", measured=workload.held_out,
+        asked={"max_divergence": settings.max_divergence}, baseline=time.time(BASELINE),
+        alone=alone, together=together,
+        applied=together.trial if together is not None and accepted else None, command=command,
+    )  # fmt: skip

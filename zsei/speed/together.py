@@ -65,7 +65,7 @@ def combine(
     Returns:
         The combination; None when nothing was accepted alone, or nothing runs any more.
     """
-    queue = _ordered(alone.best(), order)
+    queue = in_order(alone.best(), order)
     if not queue:
         return None
     branches: list[_Branch] = []
@@ -89,7 +89,8 @@ def combine(
     return _measured(bench, alone, fastest, branches, final_rounds)
 
 
-def _ordered(best: Sequence[Trial], order: Order | None) -> list[Trial]:
+def in_order(best: Sequence[Trial], order: Order | None) -> list[Trial]:
+    """Those that are named first, then the others as they come."""
     if order is None:
         return list(best)
     by_name = {trial.steps[0].speedup: trial for trial in best}
@@ -107,9 +108,9 @@ def _grown(
         return None
     others = [trial for trial in queue if trial is not start]
     for number, trial in enumerate(others):
-        report(number / len(others), f"{named(_steps(branch.kept))} with {named(trial.steps)}")
+        report(number / len(others), f"{named(steps_of(branch.kept))} with {named(trial.steps)}")
         if out_of_time():
-            branch.left_out.append(_failure(trial, SPENT))
+            branch.left_out.append(why_not(trial, SPENT))
             continue
         _add(bench, branch, trial)
     return branch
@@ -117,22 +118,22 @@ def _grown(
 
 def _add(bench: Bench, branch: _Branch, trial: Trial) -> None:
     """Keep one more step, or leave it out with what was measured."""
-    steps = (*_steps(branch.kept), *trial.steps)
+    steps = (*steps_of(branch.kept), *trial.steps)
     try:
         tried = attempt(bench, steps, beside={_SO_FAR: branch.tried.runnable})
     except SpeedUpRefused as error:
-        branch.left_out.append(_failure(trial, str(error)))
+        branch.left_out.append(why_not(trial, str(error)))
         branch.barred.append(trial)
         return
     if tried.trial.verdict.outcome != "accepted" or tried.rounds is None:
-        branch.left_out.append(_failure(trial, f"together {tried.trial.verdict.reason}"))
+        branch.left_out.append(why_not(trial, f"together {tried.trial.verdict.reason}"))
         if not same_answers(tried.trial.verdict):
             branch.barred.append(trial)
         return
     gain = tried.rounds.speed_up(CANDIDATE, _SO_FAR)
     if gain.median < 1:
         told = f"{gain.median:.3g} times as fast as without it ({gain.low:.3g} to {gain.high:.3g})"
-        branch.left_out.append(_failure(trial, told))
+        branch.left_out.append(why_not(trial, told))
         return
     branch.kept.append(trial)
     branch.tried = tried
@@ -149,7 +150,7 @@ def _measured(
     left = [f.model_copy(update={"why": _beside(f, others)}) for f in fastest.left_out]
     return Combination(
         trial=whole.trial,
-        order=_steps(fastest.kept),
+        order=steps_of(fastest.kept),
         left_out=tuple(left),
         product=product,
         parts=parts,
@@ -160,7 +161,7 @@ def _measured(
 def _confirmed(bench: Bench, branch: _Branch) -> Tried:
     """The branch measured again; while that does not accept it, without the step added last."""
     while True:
-        steps = _steps(branch.kept)
+        steps = steps_of(branch.kept)
         try:
             whole = attempt(bench, steps)
         except SpeedUpRefused as error:  # it ran a moment ago: what was measured then stands
@@ -170,17 +171,17 @@ def _confirmed(bench: Bench, branch: _Branch) -> Tried:
             return whole
         last = branch.kept.pop()
         why = f"with more rounds, together {whole.trial.verdict.reason}"
-        branch.left_out.append(_failure(last, why))
+        branch.left_out.append(why_not(last, why))
 
 
 def _beside(failure: Failure, others: Sequence[_Branch]) -> str:
     """Why a step was left out, and how fast the branch was that kept it instead."""
     for branch in others:
         if any(named(trial.steps) == failure.what for trial in branch.kept):
-            speed = speed_of(branch.tried.trial)
+            kept, speed = named(steps_of(branch.kept)), speed_of(branch.tried.trial)
             return (
-                f"{failure.why.rstrip('.')}; {named(_steps(branch.kept))} were tried in its place: "
-                f"{speed:.3g} times as fast as the baseline"
+                f"{failure.why.rstrip('.')}; {kept} were tried in its place: {speed:.3g} times as "
+                f"fast as the baseline"
             )
     return failure.why
 
@@ -216,9 +217,11 @@ def _ratio(parts: PartTimes | None, trial: Trial, part: str) -> float:
     return 1 / speed_of(trial)
 
 
-def _steps(trials: Sequence[Trial]) -> tuple[Step, ...]:
+def steps_of(trials: Sequence[Trial]) -> tuple[Step, ...]:
+    """The steps of all."""
     return tuple(step for trial in trials for step in trial.steps)
 
 
-def _failure(trial: Trial, why: str) -> Failure:
+def why_not(trial: Trial, why: str) -> Failure:
+    """Why a trial is not in the combination."""
     return Failure(stage="together", what=named(trial.steps), why=why)

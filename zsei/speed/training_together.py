@@ -11,10 +11,9 @@ from zsei.speed.baseline import BASELINE
 from zsei.speed.explain import explain
 from zsei.speed.measure import CANDIDATE, named
 from zsei.speed.record import Combination, PartTime, Trial
-from zsei.speed.together import Order
+from zsei.speed.together import Order, in_order, steps_of, why_not
 from zsei.speed.training_parts import PARTS, part_seconds
 from zsei.speed.training_trials import TrainingBench, TrainingTried, try_training
-from zsei.speedups.speedup import Step
 
 FINAL_ROUNDS = 21
 """Timed steps of the whole: the 90 % interval leaves out six at each end."""
@@ -55,30 +54,30 @@ def combine_training(
         The combination; None when there is nothing to combine.
     """
     best = _best(bench, alone)
-    for_time = _ordered([t for t in best if not bench.is_for_memory(t.steps)], order)
-    for_memory = _ordered([t for t in best if bench.is_for_memory(t.steps)], order)
+    for_time = in_order([t for t in best if not bench.is_for_memory(t.steps)], order)
+    for_memory = in_order([t for t in best if bench.is_for_memory(t.steps)], order)
     queue = [*for_time, *(for_memory if save_memory else [])]
-    left = [] if save_memory else [_failure(trial, SMALLER_ONLY) for trial in for_memory]
+    left = [] if save_memory else [why_not(trial, SMALLER_ONLY) for trial in for_memory]
     kept: list[Trial] = []
     so_far: Trial | None = None
     for number, trial in enumerate(queue):
-        report(number / len(queue), f"{named(_steps(kept))} with {named(trial.steps)}")
+        report(number / len(queue), f"{named(steps_of(kept))} with {named(trial.steps)}")
         if out_of_time():
-            left.append(_failure(trial, SPENT))
+            left.append(why_not(trial, SPENT))
             continue
         if not kept:  # the first has been measured by itself just now
             kept.append(trial)
             so_far = trial
             continue
-        steps = (*_steps(kept), *trial.steps)
+        steps = (*steps_of(kept), *trial.steps)
         try:
-            tried = try_training(bench, steps, beside={_SO_FAR: _steps(kept)})
+            tried = try_training(bench, steps, beside={_SO_FAR: steps_of(kept)})
         except SpeedUpRefused as error:
-            left.append(_failure(trial, str(error)))
+            left.append(why_not(trial, str(error)))
             continue
         why = _not_kept(bench, trial, tried)
         if why is not None:
-            left.append(_failure(trial, why))
+            left.append(why_not(trial, why))
             continue
         kept.append(trial)
         so_far = tried.trial
@@ -108,14 +107,6 @@ def memory_of(trial: Trial) -> float:
     return (told.get("standing_bytes") or 0) + (told.get("peak_bytes") or 0)
 
 
-def _ordered(best: Sequence[Trial], order: Order | None) -> list[Trial]:
-    if order is None:
-        return list(best)
-    by_name = {trial.steps[0].speedup: trial for trial in best}
-    first = [by_name[name] for name in dict.fromkeys(order(best)) if name in by_name]
-    return [*first, *(trial for trial in best if trial not in first)]
-
-
 def _not_kept(bench: TrainingBench, trial: Trial, tried: TrainingTried) -> str | None:
     """Why a step is left out of the combination; None where it is kept."""
     if tried.trial.verdict.outcome != "accepted":
@@ -138,7 +129,7 @@ def _measured(
     rounds: int,
 ) -> Combination:
     """The whole once more, with more rounds, beside the product of its parts."""
-    steps = _steps(kept)
+    steps = steps_of(kept)
     whole = so_far
     try:
         whole = try_training(replace(bench, rounds=rounds), steps).trial
@@ -159,11 +150,3 @@ def _measured(
         trial=whole, order=steps, left_out=tuple(left), product=product, parts=parts,
         explanation=explain(whole, kept, product, parts, alone.parts),
     )  # fmt: skip
-
-
-def _steps(trials: Sequence[Trial]) -> tuple[Step, ...]:
-    return tuple(step for trial in trials for step in trial.steps)
-
-
-def _failure(trial: Trial, why: str) -> Failure:
-    return Failure(stage="together", what=named(trial.steps), why=why)

@@ -25,13 +25,13 @@ from zsei.speed.training_same import (
     stays_finite,
     train,
 )
-from zsei.speedups.speedup import Step
+from zsei.speedups.speedup import Step, step_of
 from zsei.speedups.training import (
     TRAINING_SPEED_UPS,
     carry_out_training,
     find_training_speed_up,
 )
-from zsei.speedups.training.protocol import TrainingSpeedUp, training_step
+from zsei.speedups.training.protocol import TrainingSpeedUp
 from zsei.speedups.training.setup import OptimizerRecipe, TrainingSetup, without_dropout
 from zsei.speedups.workload import Workload
 
@@ -258,7 +258,7 @@ def _variants(
     found = []
     for speedup in speedups:
         try:
-            found += [training_step(speedup, one) for one in speedup.variants(bench.workload)]
+            found += [step_of(speedup, one) for one in speedup.variants(bench.workload)]
         except SpeedUpRefused as error:
             refused.append(Failure(stage="alone", what=speedup.name, why=str(error)))
         except Exception as error:

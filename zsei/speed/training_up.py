@@ -1,6 +1,5 @@
 """Measures speed-ups of training from the baseline to the settings file, and applies them."""
 
-import datetime
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ from torch import nn
 from zsei.clock import Clock, Progress
 from zsei.errors import UsageError
 from zsei.gate.sandbox import verify_unchanged
-from zsei.records import digest
 from zsei.settings import Settings
 from zsei.speed.alone import Alone
 from zsei.speed.baseline import BASELINE
 from zsei.speed.record import Combination, SpeedRecord, Trial
-from zsei.speed.settings_file import read_settings, settings_of
-from zsei.speed.speed_up import BEFORE_TOGETHER, SHARES, versions_here
+from zsei.speed.record_of import record_of
+from zsei.speed.settings_file import read_settings
+from zsei.speed.speed_up import BEFORE_TOGETHER, SHARES
 from zsei.speed.state import undisturbed
 from zsei.speed.together import Order
 from zsei.speed.training import compare_training
@@ -29,15 +28,14 @@ from zsei.speed.training_trials import (
     training_bench,
 )
 from zsei.speed.workload_of import workload_of
+from zsei.speedups.shelf import chosen
 from zsei.speedups.speedup import Step
 from zsei.speedups.training import TRAINING_SPEED_UPS, carry_out_training
 from zsei.speedups.training.protocol import TrainingSpeedUp
 from zsei.speedups.training.setup import OptimizerRecipe, TrainingSetup
 from zsei.subject.prepare import prepare
-from zsei.subject.program import parameter_count
 from zsei.subject.seeded import seeded
 from zsei.timing.device import find_device
-from zsei.timing.interval import Interval
 
 
 def speed_up_training(
@@ -99,7 +97,8 @@ def speed_up_training(
     trained here, and a loop that trains few of them gains other shares.
     """
     settings = settings or Settings()
-    speedups, place = chosen_training(shelf, only, without), find_device(device)
+    speedups = chosen(shelf, only, without, called="speed-up of training")
+    place = find_device(device)
     clock = Clock(progress, settings.budget, SHARES)
     with seeded(settings), undisturbed():
         with clock.stage("prepare"):
@@ -122,7 +121,11 @@ def speed_up_training(
                 out_of_time=clock.out_of_time, report=report,
             )  # fmt: skip
         verify_unchanged(subject)
-    return _record(bench, alone, together, alone_time.rounds.time(BASELINE), command)
+    return record_of(
+        workload, settings, use="training", measured=workload.calibration,
+        asked={"use": "training"}, baseline=alone_time.rounds.time(BASELINE), alone=alone,
+        together=together, applied=_best(bench, alone, together), command=command,
+    )  # fmt: skip
 
 
 def training_setup(
@@ -163,83 +166,6 @@ def training_setup(
     own = model if isinstance(model, nn.Module) else None
     steps: Sequence[Step] = stored.steps
     return carry_out_training(steps, workload, recipe=recipe, model=own)
-
-
-def chosen_training(
-    shelf: Sequence[TrainingSpeedUp], only: Sequence[str] | None, without: Sequence[str] | None
-) -> tuple[TrainingSpeedUp, ...]:
-    """The speed-ups that are asked for.
-
-    Raises:
-        UsageError: A name stands for none, or none is left.
-    """
-    known = [speedup.name for speedup in shelf]
-    unknown = [name for name in (*(only or ()), *(without or ())) if name not in known]
-    if unknown:
-        raise UsageError(
-            f"A speed-up of training must be one of {', '.join(known)}; {', '.join(unknown)} is "
-            f"none of them."
-        )
-    left = (s for s in shelf if (not only or s.name in only) and s.name not in (without or ()))
-    if not (found := tuple(left)):
-        raise UsageError(
-            "At least one speed-up must be left to measure; --only and --without leave none. "
-            "Take one of them back."
-        )
-    return found
-
-
-def _record(
-    bench: TrainingBench,
-    alone: Alone,
-    together: Combination | None,
-    baseline: Interval,
-    command: str,
-) -> SpeedRecord:
-    workload, settings = bench.workload, bench.settings
-    subject, trained = workload.subject, workload.calibration
-    versions = versions_here()
-    best = _best(bench, alone, together)
-    asked = {
-        "use": "training", "model": subject.model_hash, "objective": subject.objective.name,
-        "seed": settings.seed, "safety": settings.safety, "device": workload.device.name,
-        "threads": workload.threads,
-        "shapes": [list(t.shape) for batch in trained for t in batch.inputs],
-        "steps": sorted(digest(s.model_dump(mode="json")) for t in alone.trials for s in t.steps),
-    }  # fmt: skip
-    return SpeedRecord(
-        id=f"s-{digest(asked)}",
-        model=subject.source.name,
-        model_class=type(subject.model).__name__,
-        model_hash=subject.model_hash,
-        parameters=parameter_count(subject.model),
-        versions=versions,
-        seed=settings.seed,
-        objective=subject.objective.name,
-        metric=subject.objective.metric,
-        safety=settings.safety,
-        device=str(workload.device.torch),
-        device_name=workload.device.name,
-        threads=workload.threads,
-        use="training",
-        samples=sum(batch.size for batch in trained),
-        batch_size=max(batch.size for batch in trained),
-        lengths=tuple(
-            int(length)
-            for batch in trained
-            if batch.mask is not None
-            for length in batch.mask.sum(1).tolist()
-        ),
-        baseline=baseline,
-        alone=alone.trials,
-        together=together,
-        refused=alone.refused,
-        settings=None
-        if best is None
-        else settings_of(workload, best, versions).model_copy(update={"use": "training"}),
-        command=command,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    )
 
 
 def _best(bench: TrainingBench, alone: Alone, together: Combination | None) -> Trial | None:

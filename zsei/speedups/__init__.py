@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from zsei.errors import UsageError
 from zsei.speedups.attention_backend import AttentionBackend
 from zsei.speedups.batching import Batching
 from zsei.speedups.channels_last import ChannelsLast
@@ -14,6 +13,7 @@ from zsei.speedups.lower_precision import LowerPrecision
 from zsei.speedups.onnx_runtime import OnnxRuntime
 from zsei.speedups.padding import Padding
 from zsei.speedups.runnable import Runnable, bare
+from zsei.speedups.shelf import find
 from zsei.speedups.speedup import SpeedUp, Step, params_of
 from zsei.speedups.threads import Threads
 from zsei.speedups.workload import Workload
@@ -39,11 +39,7 @@ def find_speed_up(name: str, shelf: Sequence[SpeedUp] = SPEED_UPS) -> SpeedUp:
     Raises:
         UsageError: There is none; the message lists those there are.
     """
-    for speedup in shelf:
-        if speedup.name == name:
-            return speedup
-    known = ", ".join(speedup.name for speedup in shelf)
-    raise UsageError(f"A speed-up must be one of {known}; {name!r} is none of them.")
+    return find(shelf, name)
 
 
 def carry_out(

@@ -31,6 +31,13 @@ class Step(Record):
         return f"{self.speedup} ({said})" if said else self.speedup
 
 
+class Shelved(Protocol):
+    """What every speed-up has, of inference or of training."""
+
+    name: ClassVar[str]
+    params: ClassVar[type[Params]]
+
+
 class SpeedUp(Protocol):
     """Another way to run the same model. It says how; timing and the gate say whether it counts.
 
@@ -65,14 +72,14 @@ class SpeedUp(Protocol):
         ...
 
 
-def step_of(speedup: SpeedUp, params: Params) -> Step:
+def step_of(speedup: Shelved, params: Params) -> Step:
     """A speed-up with parameters as data; defaults are left out."""
     return Step(
         speedup=speedup.name, params=params.model_dump(mode="json", exclude_defaults=True)
     )  # fmt: skip
 
 
-def params_of(speedup: SpeedUp, step: Step) -> Params:
+def params_of(speedup: Shelved, step: Step) -> Params:
     """The parameters of a step, checked.
 
     Raises:

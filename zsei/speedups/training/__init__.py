@@ -15,14 +15,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from zsei.errors import UsageError
-from zsei.speedups.speedup import Step
+from zsei.speedups.shelf import find
+from zsei.speedups.speedup import Step, params_of
 from zsei.speedups.training.accumulation import GradientAccumulation
 from zsei.speedups.training.activation_checkpointing import ActivationCheckpointing
 from zsei.speedups.training.autocast import Autocast
 from zsei.speedups.training.compiled_training import CompiledTraining
 from zsei.speedups.training.fused_optimizer import FusedOptimizer
-from zsei.speedups.training.protocol import TrainingSpeedUp, training_params
+from zsei.speedups.training.protocol import TrainingSpeedUp
 from zsei.speedups.training.setup import OptimizerRecipe, TrainingSetup, bare_training
 from zsei.speedups.workload import Workload
 
@@ -40,11 +40,7 @@ def find_training_speed_up(
     Raises:
         UsageError: There is none; the message lists those there are.
     """
-    for speedup in shelf:
-        if speedup.name == name:
-            return speedup
-    known = ", ".join(speedup.name for speedup in shelf)
-    raise UsageError(f"A speed-up of training must be one of {known}; {name!r} is none of them.")
+    return find(shelf, name, called="speed-up of training")
 
 
 def carry_out_training(
@@ -72,5 +68,5 @@ def carry_out_training(
     found = [(find_training_speed_up(step.speedup, shelf), step) for step in steps]
     setup = bare_training(workload, recipe, model=model)
     for speedup, step in sorted(found, key=lambda pair: pair[0].order):
-        setup = speedup.apply(setup, training_params(speedup, step), workload)
+        setup = speedup.apply(setup, params_of(speedup, step), workload)
     return setup

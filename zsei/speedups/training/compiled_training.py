@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor, nn
 
 from zsei.errors import SpeedUpRefused
+from zsei.speedups.compiled import check_compiler
 from zsei.speedups.speedup import Params
 from zsei.speedups.training.protocol import Gain
 from zsei.speedups.training.setup import LossFunction, TrainingSetup
@@ -55,7 +55,7 @@ class CompiledTraining:
         """Model and loss as one compiled function, made at the first step."""
         if setup.compiler is not None:
             raise SpeedUpRefused("A setup is compiled once; it is already.")
-        _check_compiler(workload)
+        check_compiler(workload)
         return replace(setup, compiler=_compiler(params.mode))
 
 
@@ -81,19 +81,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.")
         yield
-
-
-def _check_compiler(workload: Workload) -> None:
-    try:
-        with _quiet():
-            if workload.device.is_cuda:
-                import_module("triton")
-            else:
-                from torch._inductor.cpp_builder import get_cpp_compiler
-
-                get_cpp_compiler()
-    except Exception as error:
-        needs = "triton" if workload.device.is_cuda else "a C++ compiler (g++ or clang++)"
-        raise SpeedUpRefused(
-            f"Compiling for {workload.device.torch} needs {needs}; none was found: {error}"
-        ) from error

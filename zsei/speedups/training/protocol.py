@@ -1,8 +1,8 @@
 """What a speed-up of training is: a name, typed parameters, and another way to make a step."""
 
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol
 
-from zsei.speedups.speedup import Params, Step, params_of, step_of
+from zsei.speedups.speedup import Params
 from zsei.speedups.training.setup import TrainingSetup
 from zsei.speedups.workload import Workload
 
@@ -43,17 +43,3 @@ class TrainingSpeedUp(Protocol):
             SpeedUpRefused: It cannot be carried out on this setup, and why.
         """
         ...
-
-
-def training_step(speedup: TrainingSpeedUp, params: Params) -> Step:
-    """A speed-up with parameters as data; defaults are left out."""
-    return step_of(cast(Any, speedup), params)
-
-
-def training_params(speedup: TrainingSpeedUp, step: Step) -> Params:
-    """The parameters of a step, checked.
-
-    Raises:
-        UsageError: They do not fit the speed-up's schema.
-    """
-    return params_of(cast(Any, speedup), step)
