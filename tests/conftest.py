@@ -26,9 +26,9 @@ os.environ |= {
 }
 
 torch.set_num_threads(1)
-# Exporting makes millions of objects that live as long as their test: looking through all of them
-# for cycles as often as Python does by itself is a sixth of the whole run.
-gc.set_threshold(20_000, 20, 50)
+# Exporting makes millions of objects: to look through all of them for cycles as often as Python
+# does by itself is a sixth of the whole run.
+gc.set_threshold(50_000, 20, 50)
 
 
 LONG = (
@@ -50,10 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("long")
 
 
-def pytest_collection_finish() -> None:
-    """What stands before the first test stays to the end: nothing to look through again."""
-    gc.collect()
+@pytest.fixture(autouse=True, scope="module")
+def settled() -> Iterator[None]:
+    """What stands between two files stays to the end: it is not looked through again."""
     gc.freeze()
+    yield
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)
