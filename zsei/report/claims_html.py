@@ -6,8 +6,6 @@ and every script, and every text is cleaned, clipped and escaped.
 
 from pathlib import Path
 
-from markupsafe import Markup
-
 from zsei.claims.record import VERDICTS, ClaimsRecord
 from zsei.report import html
 from zsei.report.claims_svg import claim_bar
@@ -25,22 +23,13 @@ def write(record: ClaimsRecord, path: Path) -> Path:
 
 def render(record: ClaimsRecord) -> str:
     """The page."""
-    style = "".join(
-        (html.TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "claims.css")
-    )
-    return (
-        html.environment()
-        .get_template("claims.html.j2")
-        .render(
-            record=record,
-            style=Markup(style),
-            policy=html.policy(style, ""),
-            about=about(record),
-            counted=counted(record),
-            anchors={verdict: verdict.replace(" ", "-") for verdict in VERDICTS},
-            rows=tuple(
-                (outcome, claim_bar(outcome), measured(outcome), worded(outcome))
-                for outcome in record.outcomes
-            ),
-        )
-    )
+    return html.page("claims.html.j2", ("report.css", "claims.css"), {
+        "record": record,
+        "about": about(record),
+        "counted": counted(record),
+        "anchors": {verdict: verdict.replace(" ", "-") for verdict in VERDICTS},
+        "rows": tuple(
+            (outcome, claim_bar(outcome), measured(outcome), worded(outcome))
+            for outcome in record.outcomes
+        ),
+    })  # fmt: skip

@@ -6,6 +6,7 @@ page over `MAX_BYTES` is drawn again with less detail, and says so.
 """
 
 from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
@@ -145,45 +146,52 @@ def _render(record: AnalysisRecord, depth: Depth) -> str:
 
     profile = section(record)
     names = ("report.css", *(STYLES if profile else ()))
-    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     removed = verdicts.removed(record)
     critical = select.critical_paths(record)
     flow = flow_svg(
         record.flow, record.components, critical=critical, removed=removed, detail=depth.flow
     )
     anchors = {f.id: f"finding-{i}" for i, f in enumerate(select.everything_found(record))}
+    return page("report.html.j2", names, {
+        "record": record,
+        "depth": depth,
+        "answers": answered(record),
+        "trust": spoken(record, "trust"),
+        "flow": Markup(flow),
+        "critical": critical,
+        "heat": heat_map(record, removed, titles=depth.cell_titles),
+        "layers": layer_table(record),
+        "maps": maps(record, depth.maps, depth.map_size),
+        "edges": edge_table(record, depth.edges),
+        "group_tables": group_tables(record, depth.maps, depth.edges),
+        "kinds": kind_tables(record, depth.kinds),
+        "groups": select.by_code(record),
+        "proposals": verdicts.in_order(record),
+        "turns": rounds.turns(record),
+        "objections_to": partial(rounds.objections_to, record),
+        "counted": rounds.counted(record),
+        "rankings": trust.rankings(record),
+        "slowest": select.slowest(record),
+        "profile": profile,
+        "parts": component_table(record, depth.listed),
+        "heads": head_table(record, depth.listed),
+        "anchors": anchors,
+        "anchor_of_proposal": {p.id: f"proposal-{i}" for i, p in enumerate(record.proposals)},
+    }, script="report.js")  # fmt: skip
+
+
+def page(
+    template: str, styles: Sequence[str], values: Mapping[str, object], *, script: str = ""
+) -> str:
+    """A page made of a template, with its styles and its script inside and nothing else allowed."""
+    style = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in styles)
+    code = (TEMPLATES / script).read_text(encoding="utf-8") if script else ""
     return (
         environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
-            record=record,
-            depth=depth,
-            style=Markup(style),
-            script=Markup(script),
-            policy=policy(style, script),
-            answers=answered(record),
-            trust=spoken(record, "trust"),
-            flow=Markup(flow),
-            critical=critical,
-            heat=heat_map(record, removed, titles=depth.cell_titles),
-            layers=layer_table(record),
-            maps=maps(record, depth.maps, depth.map_size),
-            edges=edge_table(record, depth.edges),
-            group_tables=group_tables(record, depth.maps, depth.edges),
-            kinds=kind_tables(record, depth.kinds),
-            groups=select.by_code(record),
-            proposals=verdicts.in_order(record),
-            turns=rounds.turns(record),
-            objections_to=partial(rounds.objections_to, record),
-            counted=rounds.counted(record),
-            rankings=trust.rankings(record),
-            slowest=select.slowest(record),
-            profile=profile,
-            parts=component_table(record, depth.listed),
-            heads=head_table(record, depth.listed),
-            anchors=anchors,
-            anchor_of_proposal={p.id: f"proposal-{i}" for i, p in enumerate(record.proposals)},
+            {"style": Markup(style), "script": Markup(code), "policy": policy(style, code)}
+            | dict(values)
         )
     )
 

@@ -57,26 +57,18 @@ def write(record: ProfileRecord, path: Path) -> Path:
 
 def render(record: ProfileRecord) -> str:
     """The page."""
-    names = ("report.css", *STYLES)
-    style = "".join((html.TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     charts = [chart for chart in map(growth_chart, record.growth) if chart]
-    return (
-        html.environment()
-        .get_template("profile.html.j2")
-        .render(
-            record=record,
-            style=Markup(style),
-            policy=html.policy(style, ""),
-            whole=profile_text.whole(record),
-            memory=profile_text.memory(record),
-            grown=[profile_text.grown(fit) for fit in record.growth],
-            roofline=roofline_svg(record),
-            timeline=memory_svg(record),
-            kinds=legend(record),
-            charts=[(chart, curves_svg(chart)) for chart in charts],
-            calls=sorted(record.calls, key=lambda call: (-call.seconds.median, call.name)),
-        )
-    )
+    return html.page("profile.html.j2", ("report.css", *STYLES), {
+        "record": record,
+        "whole": profile_text.whole(record),
+        "memory": profile_text.memory(record),
+        "grown": [profile_text.grown(fit) for fit in record.growth],
+        "roofline": roofline_svg(record),
+        "timeline": memory_svg(record),
+        "kinds": legend(record),
+        "charts": [(chart, curves_svg(chart)) for chart in charts],
+        "calls": sorted(record.calls, key=lambda call: (-call.seconds.median, call.name)),
+    })  # fmt: skip
 
 
 def legend(record: ProfileRecord) -> tuple[tuple[str, str], ...]:

@@ -6,8 +6,6 @@ and every script, and every text is cleaned, clipped and escaped.
 
 from pathlib import Path
 
-from markupsafe import Markup
-
 from zsei.pruning.records import PruneRecord
 from zsei.report import html
 from zsei.report.pruning import labelled, limit_of, mark
@@ -28,23 +26,14 @@ def write(record: PruneRecord, path: Path) -> Path:
 
 def render(record: PruneRecord) -> str:
     """The page."""
-    style = "".join(
-        (html.TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "prune.css")
-    )
     shown = record.chosen or record.points[-1]
-    return (
-        html.environment()
-        .get_template("prune.html.j2")
-        .render(
-            record=record,
-            style=Markup(style),
-            policy=html.policy(style, ""),
-            curve=curve_svg(record),
-            shown=shown,
-            taken=shown.taken[:TAKEN_SHOWN],
-            limit=limit_of(record),
-            labelled=labelled(record),
-            marks={point.number: mark(record, point) for point in record.points},
-            verdicts=tuple(zip(record.tried, record.verdicts, strict=True)),
-        )
-    )
+    return html.page("prune.html.j2", ("report.css", "prune.css"), {
+        "record": record,
+        "curve": curve_svg(record),
+        "shown": shown,
+        "taken": shown.taken[:TAKEN_SHOWN],
+        "limit": limit_of(record),
+        "labelled": labelled(record),
+        "marks": {point.number: mark(record, point) for point in record.points},
+        "verdicts": tuple(zip(record.tried, record.verdicts, strict=True)),
+    })  # fmt: skip

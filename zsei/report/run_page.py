@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from markupsafe import Markup
-
 from zsei.errors import UsageError
 from zsei.records import AnalysisRecord, Finding, Measurement
 from zsei.report import html
@@ -80,17 +78,11 @@ def _page(
     *, title: str, kind: str, lead: str, charts: Sequence[Chart], findings: Sequence[Said],
     events: Sequence[Event], made: str,
 ) -> str:  # fmt: skip
-    names = ("report.css", "prune.css", "run.css")
-    style = "".join((html.TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     drawn = [(chart, curves_svg(chart)) for chart in charts]
-    return (
-        html.environment()
-        .get_template("run.html.j2")
-        .render(
-            title=title, kind=kind, lead=lead, charts=drawn, findings=findings, events=events,
-            made=made, style=Markup(style), policy=html.policy(style, ""),
-        )
-    )  # fmt: skip
+    return html.page("run.html.j2", ("report.css", "prune.css", "run.css"), {
+        "title": title, "kind": kind, "lead": lead, "charts": drawn, "findings": findings,
+        "events": events, "made": made,
+    })  # fmt: skip
 
 
 def _in_order(records: Sequence[AnalysisRecord]) -> list[tuple[int, AnalysisRecord]]:

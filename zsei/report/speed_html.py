@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from markupsafe import Markup
-
 from zsei.report import html
 from zsei.report.speed_rows import grouped, row, rows, times
 from zsei.report.speed_svg import speed_svg
@@ -23,21 +21,13 @@ def write(record: SpeedRecord, path: Path) -> Path:
 
 def render(record: SpeedRecord) -> str:
     """The page."""
-    names = ("report.css", "prune.css", "speed.css")
-    style = "".join((html.TEMPLATES / name).read_text(encoding="utf-8") for name in names)
     together = record.together
-    return (
-        html.environment()
-        .get_template("speed.html.j2")
-        .render(
-            record=record,
-            style=Markup(style),
-            policy=html.policy(style, ""),
-            chart=speed_svg(record),
-            rows=rows(record),
-            whole=None if together is None else row(together.trial),
-            parts=() if together is None else together.parts[:PARTS_SHOWN],
-            times=times,
-            refused=grouped(record.refused),
-        )
-    )
+    return html.page("speed.html.j2", ("report.css", "prune.css", "speed.css"), {
+        "record": record,
+        "chart": speed_svg(record),
+        "rows": rows(record),
+        "whole": None if together is None else row(together.trial),
+        "parts": () if together is None else together.parts[:PARTS_SHOWN],
+        "times": times,
+        "refused": grouped(record.refused),
+    })  # fmt: skip
