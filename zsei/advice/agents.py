@@ -16,6 +16,7 @@ from zsei.advice.variants import as_proposal
 from zsei.cards import AgentCard, Cards
 from zsei.errors import LLMInvalid
 from zsei.llm import Line, LLMRequest, ask_typed
+from zsei.llm.card_request import request_of
 from zsei.records import AnalysisRecord, Claim, Interpretation, Objection, Proposal
 from zsei.settings import LLMSettings
 from zsei.strategies import STRATEGIES
@@ -139,24 +140,16 @@ def sayings(record: AnalysisRecord) -> frozenset[str]:
     return frozenset(said.id for said in record.interpretations)
 
 
-def request_of(agent: AgentCard, session: Session, limits: LLMSettings) -> LLMRequest:
-    """What an agent is asked, as its card puts it and within the limits of a call."""
+def request_to(agent: AgentCard, session: Session, limits: LLMSettings) -> LLMRequest:
+    """What an agent is asked about a record."""
     data = data_block(agent.evidence, session.facts, session.cards, whole=agent.knowledge)
-    prompt = session.cards.prompts[agent.prompt]
-    values = {"purpose": agent.purpose, "data": data}
-    return LLMRequest(
-        agent=agent.name,
-        system=agent.system,
-        prompt=prompt.fill(**{name: values[name] for name in prompt.inputs}),
-        max_tokens=min(agent.budget.tokens, limits.max_tokens),
-        seconds=min(agent.budget.seconds, limits.deadline_seconds),
-    )
+    return request_of(agent, session.cards, data, limits)
 
 
 def _ask(agent: AgentCard, session: Session, output_type: type[Answer]) -> Answer:
     """The validated answer to the agent's question."""
     assert session.line is not None, "agents speak where there is a line"
-    request = request_of(agent, session, session.line.settings)
+    request = request_to(agent, session, session.line.settings)
     return ask_typed(session.line, request, output_type, dict(session.vocabulary))
 
 

@@ -16,6 +16,7 @@ from zsei.advice import shown
 from zsei.advice.facts import ANALYSIS, MODEL, Facts
 from zsei.advice.phases import PHASES, Phase
 from zsei.cards import Cards, Evidence
+from zsei.llm.card_request import enclosed
 
 _MEASUREMENTS, _PHASE, _LIST, _KNOWLEDGE = 16_000, 6_000, 12_000, 12_000
 """Characters of room for all measurements, those of a phase, a list, and knowledge cards."""
@@ -48,8 +49,7 @@ def data_block(
     if whole:
         pages: list[JsonValue] = [{"id": n, "text": cards.knowledge[n].body} for n in whole]
         parts["cards"] = shown.bounded(pages, _KNOWLEDGE)
-    text = json.dumps(parts, ensure_ascii=True, allow_nan=False)
-    return f"<data>\n{text.replace('<', chr(92) + 'u003c')}\n</data>"
+    return enclosed(parts)
 
 
 def _model(view: _View) -> JsonValue:

@@ -1,6 +1,6 @@
 """What an agent would be sent about a stored analysis: for those who write or doubt a card."""
 
-from zsei.advice.agents import Session, request_of
+from zsei.advice.agents import Session, request_to
 from zsei.advice.facts import Facts
 from zsei.advice.names import Reader
 from zsei.advice.schemas import OUTPUTS
@@ -34,7 +34,7 @@ def preview(
     facts = Facts(about, record.proposals if agent.stage == "criticise" else ())
     session = Session(facts=facts, reader=Reader(facts, cards), cards=cards, line=None)
     output = OUTPUTS[agent.output]
-    return request_of(agent, session, limits).model_copy(
+    return request_to(agent, session, limits).model_copy(
         update={"answer_schema": output.model_json_schema(), "answer_name": output.__name__}
     )
 

@@ -4,7 +4,6 @@ The order decides what is tried first, and nothing else: every step is judged an
 that no word of a language model changes a verdict.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 
 from pydantic import JsonValue
@@ -14,6 +13,7 @@ from zsei.advice.schemas import SpeedOrder
 from zsei.cards import Cards
 from zsei.errors import LLMError
 from zsei.llm import Line, LLMRequest, ask_typed
+from zsei.llm.card_request import enclosed, knowledge_of, request_of
 from zsei.speed.record import Trial
 
 AGENT = "speed-strategist"
@@ -38,7 +38,7 @@ def order_by_strategist(
     if line is None or len(measured) < 2:
         return measured
     try:
-        wanted = ask_typed(line, request_of(trials, cards, line), SpeedOrder).names
+        wanted = ask_typed(line, request_about(trials, cards, line), SpeedOrder).names
     except LLMError:
         return measured
     return tuple(dict.fromkeys((*(name for name in wanted if name in measured), *measured)))
@@ -54,27 +54,12 @@ def by_measured_speed(trials: Iterable[Trial]) -> tuple[str, ...]:
     return tuple(sorted(fastest, key=lambda name: (-fastest[name], name)))
 
 
-def request_of(trials: Sequence[Trial], cards: Cards, line: Line) -> LLMRequest:
-    """What the agent is asked, as its card puts it and within the limits of a call."""
-    agent, limits = cards.agents[AGENT], line.settings
-    prompt = cards.prompts[agent.prompt]
-    parts: dict[str, JsonValue] = {
-        "trials": shown.bounded((_told(trial, cards) for trial in trials), _ROOM)
-    }
-    if agent.knowledge:
-        parts["knowledge"] = [
-            {"id": each, "text": cards.knowledge[each].body} for each in agent.knowledge
-        ]
-    text = json.dumps(parts, ensure_ascii=True, allow_nan=False)
-    block = f"<data>\n{text.replace('<', chr(92) + 'u003c')}\n</data>"  # nobody closes the block
-    values = {"purpose": agent.purpose, "data": block}
-    return LLMRequest(
-        agent=agent.name,
-        system=agent.system,
-        prompt=prompt.fill(**{name: values[name] for name in prompt.inputs}),
-        max_tokens=min(agent.budget.tokens, limits.max_tokens),
-        seconds=min(agent.budget.seconds, limits.deadline_seconds),
-    )
+def request_about(trials: Sequence[Trial], cards: Cards, line: Line) -> LLMRequest:
+    """What the agent is asked about trials."""
+    agent = cards.agents[AGENT]
+    told = shown.bounded((_told(trial, cards) for trial in trials), _ROOM)
+    parts: dict[str, JsonValue] = {"trials": told} | knowledge_of(agent, cards)
+    return request_of(agent, cards, enclosed(parts), line.settings)
 
 
 def _told(trial: Trial, cards: Cards) -> JsonValue:

@@ -4,11 +4,10 @@ It names components, proposals and strategies of the analysis by their ids and w
 What it chooses is offered to the user, never run by itself; what it says is grounded first.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
-from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic import JsonValue, ValidationInfo, field_validator, model_validator
 
 from zsei.advice.evidence import data_block
 from zsei.advice.facts import Facts
@@ -18,7 +17,8 @@ from zsei.cards import AgentCard, Cards
 from zsei.chat.commands import ablation, proposed, stored
 from zsei.chat.records import Action
 from zsei.errors import UsageError
-from zsei.llm import Line, LLMRequest, ask_typed
+from zsei.llm import Line, ask_typed
+from zsei.llm.card_request import enclosed, request_of
 from zsei.records import AnalysisRecord, Record
 
 NONE = "none"
@@ -110,24 +110,15 @@ def next_step(
         LLMError: It failed, or named what is not in the lists.
     """
     choices = _lists(record, cards)
-    talk: dict[str, str | list[str]] = {
+    talk: dict[str, JsonValue] = {
         "line": question,
-        "before": list(before),
-        "components": sorted(choices["components"])[:_COMPONENTS],
-        "proposals": sorted(choices["proposals"]),
-        "strategies": sorted(choices["strategies"]),
+        "before": [*before],
+        "components": [*sorted(choices["components"])[:_COMPONENTS]],
+        "proposals": [*sorted(choices["proposals"])],
+        "strategies": [*sorted(choices["strategies"])],
     }
-    block = json.dumps(talk, ensure_ascii=True).replace("<", "\\u003c")
     shown = data_block(agent.evidence, Facts(record), cards, agent.knowledge)
-    prompt = cards.prompts[agent.prompt]
-    values = {"purpose": agent.purpose, "data": f"{shown}\n<data>\n{block}\n</data>"}
-    request = LLMRequest(
-        agent=agent.name,
-        system=agent.system,
-        prompt=prompt.fill(**{name: values[name] for name in prompt.inputs}),
-        max_tokens=min(agent.budget.tokens, line.settings.max_tokens),
-        seconds=min(agent.budget.seconds, line.settings.deadline_seconds),
-    )
+    request = request_of(agent, cards, f"{shown}\n{enclosed(talk)}", line.settings)
     return ask_typed(line, request, NextStep, dict(choices))
 
 

@@ -1,15 +1,14 @@
 """Lets the planner and the librarian speak: their cards say how they are asked."""
 
-import json
 from collections.abc import Mapping
 from typing import TypeVar
 
 from pydantic import JsonValue
 
 from zsei.cards import Cards, Evidence
+from zsei.llm.card_request import enclosed, knowledge_of, request_of
 from zsei.llm.line import Line
 from zsei.llm.typed import ask_typed
-from zsei.llm.types import LLMRequest
 from zsei.records import Record
 
 Said = TypeVar("Said", bound=Record)
@@ -38,24 +37,7 @@ def ask_agent(
     Raises:
         LLMError: The model failed, or its answers did not fit until the re-asks were used up.
     """
-    agent, limits = cards.agents[name], line.settings
-    prompt = cards.prompts[agent.prompt]
+    agent = cards.agents[name]
     parts: dict[str, JsonValue] = {part: shown[part] for part in agent.evidence if part in shown}
-    if agent.knowledge:
-        parts["knowledge"] = [
-            {"id": each, "text": cards.knowledge[each].body} for each in agent.knowledge
-        ]
-    values = {"purpose": agent.purpose, "data": _block(parts)}
-    request = LLMRequest(
-        agent=agent.name,
-        system=agent.system,
-        prompt=prompt.fill(**{name: values[name] for name in prompt.inputs}),
-        max_tokens=min(agent.budget.tokens, limits.max_tokens),
-        seconds=min(agent.budget.seconds, limits.deadline_seconds),
-    )
-    return ask_typed(line, request, answer, context)
-
-
-def _block(parts: Mapping[str, JsonValue]) -> str:
-    text = json.dumps(parts, ensure_ascii=True, allow_nan=False)
-    return f"<data>\n{text.replace('<', chr(92) + 'u003c')}\n</data>"  # nobody closes the block
+    data = enclosed(parts | knowledge_of(agent, cards))
+    return ask_typed(line, request_of(agent, cards, data, line.settings), answer, context)

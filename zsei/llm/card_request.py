@@ -1,0 +1,42 @@
+"""What an agent is asked: the prompt of its card with data inside, within the limits of a call."""
+
+import json
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from zsei.cards import AgentCard, Cards
+from zsei.llm.types import LLMRequest
+from zsei.settings import LLMSettings
+
+
+def request_of(agent: AgentCard, cards: Cards, data: str, limits: LLMSettings) -> LLMRequest:
+    """The request of an agent.
+
+    Args:
+        agent: Its card.
+        cards: Where its prompt stands.
+        data: What it is shown, as `enclosed` makes it.
+        limits: Largest answer and longest wait, whatever the card says.
+    """
+    prompt = cards.prompts[agent.prompt]
+    values = {"purpose": agent.purpose, "data": data}
+    return LLMRequest(
+        agent=agent.name,
+        system=agent.system,
+        prompt=prompt.fill(**{name: values[name] for name in prompt.inputs}),
+        max_tokens=min(agent.budget.tokens, limits.max_tokens),
+        seconds=min(agent.budget.seconds, limits.deadline_seconds),
+    )
+
+
+def enclosed(parts: Mapping[str, JsonValue]) -> str:
+    """Data between `<data>` and `</data>`; no text among them can close the block."""
+    text = json.dumps(parts, ensure_ascii=True, allow_nan=False)
+    return f"<data>\n{text.replace('<', chr(92) + 'u003c')}\n</data>"
+
+
+def knowledge_of(agent: AgentCard, cards: Cards) -> dict[str, JsonValue]:
+    """The knowledge cards that an agent's card names, whole; nothing where it names none."""
+    pages: list[JsonValue] = [{"id": n, "text": cards.knowledge[n].body} for n in agent.knowledge]
+    return {"knowledge": pages} if pages else {}
