@@ -21,7 +21,7 @@ STAGES = (
     "records", "errors", "settings", "cards", "resources", "clock", "timing", "llm", "subject",
     "trace", "measures", "graph", "importance", "analyzers", "surgery", "strategies", "gate",
     "pruning", "profiling", "speedups", "speed", "claims", "advice", "memory", "report", "engines",
-    "assembly", "checkpoint", "training", "pipeline", "chat", "service", "cli",
+    "assembly", "checkpoint", "training", "pipeline", "measuring", "chat", "service", "cli",
 )  # fmt: skip
 """A module imports from its own stage and from those left of it."""
 

@@ -7,16 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from zsei.claims.check import check_claims
     from zsei.errors import ZseiError
+    from zsei.measuring import check_claims, profile, speed_up
     from zsei.pipeline import analyze, apply, ask, load
-    from zsei.profiling.profile import profile
     from zsei.pruning.prune import prune
     from zsei.pruning.records import Budget
     from zsei.records import AnalysisRecord, Answer, Finding, Proposal, Verdict
     from zsei.report.pruning_files import save_pruned
     from zsei.settings import Settings
-    from zsei.speed.speed_up import speed_up
     from zsei.surgery.export_model import export_model as export
     from zsei.surgery.modification_log import ModificationLog
     from zsei.training.beside import Beside
@@ -37,13 +35,13 @@ _HOME = {
     "analyze": "zsei.pipeline",
     "apply": "zsei.pipeline",
     "ask": "zsei.pipeline",
-    "check_claims": "zsei.claims.check",
+    "check_claims": "zsei.measuring",
     "export": "zsei.surgery.export_model:export_model",
     "load": "zsei.pipeline",
-    "profile": "zsei.profiling.profile",
+    "profile": "zsei.measuring",
     "prune": "zsei.pruning.prune",
     "save_pruned": "zsei.report.pruning_files",
-    "speed_up": "zsei.speed.speed_up",
+    "speed_up": "zsei.measuring",
 }
 
 __all__ = [

@@ -13,11 +13,7 @@ def kept(record: "Document", chosen: "Settings") -> None:
 
     A memory that cannot be written takes no measurement away: one line on stderr says why.
     """
-    from zsei.errors import ZseiError
-    from zsei.memory import open_memory
-    from zsei.memory.documents import keep
+    from zsei.measuring import kept_or_why
 
-    try:
-        keep(open_memory(chosen), record)
-    except ZseiError as error:
-        print(f"zsei: The measurement was not kept in memory. {error}", file=sys.stderr)
+    if why := kept_or_why(record, chosen):
+        print(f"zsei: {why}", file=sys.stderr)
