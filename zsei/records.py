@@ -539,5 +539,7 @@ class Answer(Record):
     citations: tuple[Citation, ...] = ()
     voice: str = "rules"
     searched: int = 0
-    """How many analyses were searched."""
+    """How many were searched."""
+    among: Literal["analyses", "measurements"] = "analyses"
+    """What was searched: analyses, or measurements of speed, profiles and checked claims."""
     filters: dict[str, JsonValue] = Field(default_factory=dict)

@@ -42,6 +42,7 @@ def asked(memory: Memory, question: str) -> Answer:
     answer = ask(question, memory, knowledge=CARDS)
     assert answer.question == question
     assert answer.searched == len(RECORDS)
+    assert answer.among == "analyses"
     assert answer.voice == "rules"
     return answer
 

@@ -117,6 +117,7 @@ def test_a_question_is_answered_by_the_rows_it_asks_for(
     assert tuple(row["subject"] for row in answer.rows) == subjects
     assert [citation.run for citation in answer.citations] == [document]
     assert answer.searched == len(ALL)
+    assert answer.among == "measurements"
 
 
 def test_where_the_time_goes_is_answered_hot_spots_first(memory: Memory) -> None:

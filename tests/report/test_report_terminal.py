@@ -102,3 +102,6 @@ def test_an_answer_names_its_sources_and_its_voice():
     assert "Layer 2 is [red]redundant[/red]." in text
     assert "[1] r-1 f-9  turns the stream by 0.03" in text
     assert "rules, 1 analysis searched" in text
+    other = answer.model_copy(update={"searched": 2, "among": "measurements"})
+    told = _shown(lambda console: terminal.answer(other, console))
+    assert "rules, 2 measurements searched" in told

@@ -154,6 +154,7 @@ def ask_in(
         citations=draft.citations,
         voice=f"{_RULES} ({failure})" if failure else said,
         searched=len(vocabulary.runs if measured is None else vocabulary.documents),
+        among="analyses" if measured is None else "measurements",
         filters=chosen.filters() if chosen is not None else {},
     )
     return answer, followed(thread, reading, answer) if measured is None else thread

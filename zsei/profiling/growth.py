@@ -163,12 +163,12 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> Interval | None
 @contextmanager
 def _quick_collections() -> Iterator[None]:
     """`peak_memory` collects garbage before each run, which takes as long as a forward where many
-    objects live. What lives now is set aside meanwhile; where somebody did so before, nothing is.
+    objects live. What lives now is set aside meanwhile, without a look through all of it, which
+    would take as long; where somebody did so before, nothing is.
     """
     if gc.get_freeze_count():
         yield
         return
-    gc.collect()
     gc.freeze()
     try:
         yield

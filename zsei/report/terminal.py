@@ -208,7 +208,8 @@ def answer(answer: Answer, console: Console) -> None:
         plain.line(console, Text(line, style="dim"))
     if len(answer.citations) > 20:
         plain.line(console, Text(f"{len(answer.citations) - 20} more citations", style="dim"))
-    searched = f"{answer.searched} {'analysis' if answer.searched == 1 else 'analyses'} searched"
+    one = {"analyses": "analysis", "measurements": "measurement"}[answer.among]
+    searched = f"{answer.searched} {one if answer.searched == 1 else answer.among} searched"
     plain.line(console, Text(f"{_voice(answer.voice)}, {searched}", style="dim"))
 
 
