@@ -4,18 +4,14 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import nn
-
 from zsei.claims.claim import ClaimsFile
-from zsei.errors import DataError, ModelError, ZseiError
+from zsei.errors import DataError, ModelError
 from zsei.settings import Settings
-from zsei.subject.load import LoadedModel, load_model
-from zsei.subject.types import ModelSource
+from zsei.subject.load import LoadedModel, load_model, made_by
 
 
 def model_of(file: ClaimsFile, folder: Path, settings: Settings) -> LoadedModel:
@@ -33,7 +29,7 @@ def model_of(file: ClaimsFile, folder: Path, settings: Settings) -> LoadedModel:
     name, _, function = file.model.partition(":")
     script = folder / f"{name}.py"
     if function and script.is_file():
-        return _from_script(script, function, file, settings)
+        return made_by(file.model, lambda: _run(script, function))
     beside = folder / file.model
     found = str(beside) if not function and beside.exists() else file.model
     return load_model(found, settings)
@@ -60,32 +56,15 @@ def data_of(file: ClaimsFile, folder: Path) -> Any:
     return found
 
 
-def _from_script(
-    script: Path, function: str, file: ClaimsFile, settings: Settings
-) -> LoadedModel:  # fmt: skip
-    try:
-        with _imported(script) as module:
-            made = getattr(module, function)()
-    except ZseiError:
-        raise
-    except AttributeError as error:
-        raise ModelError(
-            f"`file:function` must name a function; {script.name}: {error}. Check the spelling."
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"A factory must return a model; {file.model} beside the claims raised "
-            f"{type(error).__name__}: {error}. Run it in Python to see where."
-        ) from error
-    model, data = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"A factory must return a torch.nn.Module or (module, data); {file.model} returned "
-            f"{type(made).__name__}. Return the module itself."
-        )
-    loaded = load_model(model, settings)
-    source = ModelSource(name=file.model, kind="factory", location=file.model)
-    return replace(loaded, source=source, data=data)
+def _run(script: Path, function: str) -> Any:
+    """What a function of a script returns."""
+    with _imported(script) as module:
+        if not hasattr(module, function):
+            raise ModelError(
+                f"`file:function` must name a function; {script.name} has no {function!r}. Check "
+                f"the spelling."
+            )
+        return getattr(module, function)()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ What may be named: nothing or `demo:minilm`, a Hugging Face folder, a hub name,
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -172,8 +172,21 @@ def _from_archive(path: Path, name: str) -> LoadedModel:
 
 def _from_factory(name: str) -> LoadedModel:
     module_name, _, attribute = name.partition(":")
+    return made_by(name, lambda: _call_factory(module_name, attribute))
+
+
+def made_by(name: str, factory: Callable[[], Any]) -> LoadedModel:
+    """What a factory returns, a module or (module, data), as a loaded model.
+
+    Args:
+        name: What it is called in the record and in errors.
+        factory: Makes the model.
+
+    Raises:
+        ModelError: It raised, or returned something else.
+    """
     try:
-        made = _call_factory(module_name, attribute)
+        made = factory()
     except ZseiError:
         raise
     except Exception as error:
