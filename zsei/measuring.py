@@ -7,9 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from zsei.claims import check
 from zsei.claims.record import ClaimsRecord
-from zsei.errors import ZseiError
-from zsei.memory import open_memory
-from zsei.memory.documents import keep
+from zsei.memory.keeping import kept_or_why
 from zsei.profiling import profile as profiling
 from zsei.profiling.record import ProfileRecord
 from zsei.settings import Settings
@@ -18,18 +16,6 @@ from zsei.speed.record import SpeedRecord
 
 Given = ParamSpec("Given")
 Kept = TypeVar("Kept", SpeedRecord, ProfileRecord, ClaimsRecord)
-
-
-def kept_or_why(record: SpeedRecord | ProfileRecord | ClaimsRecord, settings: Settings) -> str:
-    """Keep a measurement, where `zsei list`, `show` and `ask` find it; why not, where it fails.
-
-    A memory that cannot be written takes no measurement away.
-    """
-    try:
-        keep(open_memory(settings), record)
-    except ZseiError as error:
-        return f"The measurement was not kept in memory. {error}"
-    return ""
 
 
 def keeping(measure: Callable[Given, Kept]) -> Callable[Given, Kept]:

@@ -13,7 +13,7 @@ def kept(record: "Document", chosen: "Settings") -> None:
 
     A memory that cannot be written takes no measurement away: one line on stderr says why.
     """
-    from zsei.measuring import kept_or_why
+    from zsei.memory.keeping import kept_or_why
 
     if why := kept_or_why(record, chosen):
         print(f"zsei: {why}", file=sys.stderr)
