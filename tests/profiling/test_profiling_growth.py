@@ -68,12 +68,14 @@ def test_sizes_are_quarters_halves_and_the_whole() -> None:
     assert quarters(16) == (4, 8, 16)
     assert quarters(2) == (1, 2)
     assert quarters(1) == (1,)
-    over_batch, over_length = plans(Batch(inputs=(torch.ones(16, 64, dtype=torch.long),)))
-    assert over_batch.sizes == ((2, 64), (4, 64), (8, 64))
-    assert over_length.sizes == ((4, 16), (4, 32), (4, 64))
+    over_batch, over_length = plans(Batch(inputs=(torch.ones(32, 64, dtype=torch.long),)))
+    assert over_batch.sizes == ((2, 64), (5, 64), (10, 64))
+    assert over_length.sizes == ((5, 16), (5, 32), (5, 64))
     # In forwards of the batch, at costs in proportion to the number of positions.
     every = {*over_batch.sizes, *over_length.sizes}
-    assert (module.ROUNDS + 1) * sum(n * t for n, t in every) / (16 * 64) < 3.3
+    assert (module.ROUNDS + 1) * sum(n * t for n, t in every) / (32 * 64) < 2
+    few, _ = plans(Batch(inputs=(torch.ones(8, 64, dtype=torch.long),)))
+    assert few.along == (1, 2, 4)
 
 
 def test_a_cut_keeps_the_beginnings_of_the_first_samples() -> None:
