@@ -1,6 +1,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from planted_speed import FACTORS, SHELF, Planted, bench, clock, without_collect
 
 from zsei.gate.sandbox import verify_unchanged
 from zsei.speed.alone import Alone, measure_alone
+from zsei.speed.baseline import BASELINE
 from zsei.speed.measure import Bench
 from zsei.speed.record import Combination, Trial
 from zsei.speed.together import Order, combine
+from zsei.speedups.runnable import Runnable
+from zsei.speedups.workload import Workload
+from zsei.timing.pairs import Rounds
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,6 +98,22 @@ def test_alternatives_are_both_tried_and_the_faster_branch_is_kept() -> None:
     assert found is not None
     why = {f.what: f.why for f in found.left_out}
     assert "cannot stand beside" in why["that"]
+
+
+def test_branches_are_raced_against_each_other_not_against_other_moments() -> None:
+    """While "that" was measured against the baseline, the baseline was held up."""
+    true = clock({"this": 0.5, "that": 0.6})
+    flattering = clock({"this": 0.5, "that": 0.3})
+    races: list[set[str]] = []
+
+    def race(workload: Workload, sides: Mapping[str, Runnable], **options: Any) -> Rounds:
+        races.append(set(sides))
+        with_baseline = flattering(workload, sides, **options)
+        return with_baseline if BASELINE in sides else true(workload, sides, **options)
+
+    shelf = tuple(s for s in SHELF if s.name in ("this", "that"))
+    assert kept(together(bench(shelf, race))) == ["this"]
+    assert races.count({"0", "1"}) == 1
 
 
 def test_two_that_pass_alone_and_not_together_are_alternatives() -> None:
