@@ -15,6 +15,7 @@ from zsei.speed.parts import PartTimes, part_times
 from zsei.speed.record import Combination, PartTime, Trial
 from zsei.speed.state import undisturbed
 from zsei.speedups import Step
+from zsei.timing.interval import Interval
 
 FINAL_ROUNDS = 21
 """Timed rounds of the whole: the 90 % interval leaves out six at each end."""
@@ -35,6 +36,8 @@ class _Branch:
     left_out: list[Failure] = field(default_factory=list)
     barred: list[Trial] = field(default_factory=list)
     """Steps that cannot stand beside the kept ones, however fast they are: alternatives."""
+    beside: Interval | None = None
+    """How many times as fast as the fastest branch, in the same rounds."""
 
 
 def combine(
@@ -90,7 +93,10 @@ def combine(
 
 
 def _fastest(bench: Bench, branches: Sequence[_Branch]) -> _Branch:
-    """The fastest in one race of them all: each was measured at a time of its own."""
+    """The fastest in one race of them all: each was measured at a time of its own.
+
+    What the others came to beside it is left with them.
+    """
     if len(branches) == 1:
         return branches[0]
     sides = {str(number): branch.tried.runnable for number, branch in enumerate(branches)}
@@ -99,7 +105,10 @@ def _fastest(bench: Bench, branches: Sequence[_Branch]) -> _Branch:
             rounds = bench.race(bench.workload, sides, rounds=bench.rounds, budget=bench.seconds)
     except Exception:  # what was measured before stands
         return max(branches, key=lambda branch: speed_of(branch.tried.trial))
-    return branches[min(range(len(branches)), key=lambda n: rounds.time(str(n)).median)]
+    first = min(range(len(branches)), key=lambda n: rounds.time(str(n)).median)
+    for number, branch in enumerate(branches):
+        branch.beside = rounds.speed_up(str(number), str(first))
+    return branches[first]
 
 
 def in_order(best: Sequence[Trial], order: Order | None) -> list[Trial]:
@@ -188,14 +197,17 @@ def _confirmed(bench: Bench, branch: _Branch) -> Tried:
 
 
 def _beside(failure: Failure, others: Sequence[_Branch]) -> str:
-    """Why a step was left out, and how fast the branch was that kept it instead."""
+    """Why a step was left out, and how the branch that kept it did beside the fastest."""
     for branch in others:
         if any(named(trial.steps) == failure.what for trial in branch.kept):
-            kept, speed = named(steps_of(branch.kept)), speed_of(branch.tried.trial)
-            return (
-                f"{failure.why.rstrip('.')}; {kept} were tried in its place: {speed:.3g} times as "
-                f"fast as the baseline"
-            )
+            told = "could not be raced against the steps that were kept"
+            if (found := branch.beside) is not None:
+                told = (
+                    f"{found.median:.3g} times as fast as the steps that were kept "
+                    f"({found.low:.3g} to {found.high:.3g})"
+                )
+            kept = named(steps_of(branch.kept))
+            return f"{failure.why.rstrip('.')}; {kept} were tried in its place: {told}"
     return failure.why
 
 
