@@ -16,7 +16,7 @@ from zsei.advice import shown
 from zsei.advice.facts import ANALYSIS, MODEL, Facts
 from zsei.advice.phases import PHASES, Phase
 from zsei.cards import Cards, Evidence
-from zsei.llm.card_request import enclosed
+from zsei.llm.card_request import enclosed, pages_of
 
 _MEASUREMENTS, _PHASE, _LIST, _KNOWLEDGE = 16_000, 6_000, 12_000, 12_000
 """Characters of room for all measurements, those of a phase, a list, and knowledge cards."""
@@ -47,8 +47,7 @@ def data_block(
     if "metrics" in names:
         parts["metrics"] = _metrics(_View(facts, cards, json.dumps(parts)))
     if whole:
-        pages: list[JsonValue] = [{"id": n, "text": cards.knowledge[n].body} for n in whole]
-        parts["cards"] = shown.bounded(pages, _KNOWLEDGE)
+        parts["cards"] = shown.bounded(pages_of(whole, cards), _KNOWLEDGE)
     return enclosed(parts)
 
 

@@ -1,7 +1,7 @@
 """What an agent is asked: the prompt of its card with data inside, within the limits of a call."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
@@ -38,5 +38,9 @@ def enclosed(parts: Mapping[str, JsonValue]) -> str:
 
 def knowledge_of(agent: AgentCard, cards: Cards) -> dict[str, JsonValue]:
     """The knowledge cards that an agent's card names, whole; nothing where it names none."""
-    pages: list[JsonValue] = [{"id": n, "text": cards.knowledge[n].body} for n in agent.knowledge]
-    return {"knowledge": pages} if pages else {}
+    return {"knowledge": pages_of(agent.knowledge, cards)} if agent.knowledge else {}
+
+
+def pages_of(names: Sequence[str], cards: Cards) -> list[JsonValue]:
+    """Knowledge cards whole, each with its id."""
+    return [{"id": name, "text": cards.knowledge[name].body} for name in names]
